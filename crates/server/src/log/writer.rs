@@ -1,0 +1,627 @@
+//! The one task that writes.
+//!
+//! States of a batch: drain (what is queued, at most [`BATCH`]) → `BEGIN IMMEDIATE` → apply in order → `COMMIT` → answer
+//! and fan out. When anything about the transaction itself fails, every answer of the batch is that failure, the
+//! connection is opened anew and the memory is dropped: the store is the truth.
+//!
+//! Only this connection checkpoints the write-ahead log (SQLite before 3.51.3 can corrupt when one connection writes
+//! while another checkpoints), and only here are conversations changed.
+
+use super::state::{ConvState, Refusal};
+use crate::error::{ApiError, ApiResult, is_unique_violation};
+use crate::hub::{Conn, Hub, SharedFrame};
+use crate::ops::Metrics;
+use crate::{db, now_ms};
+use futures_util::future::BoxFuture;
+use sc_protocol::frame::{Envelope, EnvelopeKind, ServerFrame};
+use sc_protocol::rest::{Appended, SendMessage};
+use sc_protocol::{Blob, ConversationId, DeviceId, ErrorCode, TempId, UserId};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Most operations in one transaction.
+const BATCH: usize = 1024;
+/// Operations that may wait; beyond it callers wait too, so that sockets push back.
+const QUEUE: usize = 8192;
+/// Conversations kept in memory; beyond it the memory is dropped and filled again.
+const CACHE: usize = 50_000;
+/// Rows in one INSERT; 10 values each, far below SQLite's 32,766.
+const CHUNK: usize = 256;
+
+/// Where the answer to an append goes.
+pub enum Reply {
+    /// Onto the connection it came from.
+    Frame(Arc<Conn>, u64),
+    /// To the task that waits.
+    Task(oneshot::Sender<ApiResult<Appended>>),
+}
+
+/// One message to be stored.
+pub struct Append {
+    /// The account.
+    pub user: UserId,
+    /// The device.
+    pub device: DeviceId,
+    /// The message.
+    pub message: SendMessage,
+    /// Where to answer.
+    pub reply: Reply,
+}
+
+type TxFn = Box<dyn for<'c> FnOnce(&'c mut WriteCx) -> BoxFuture<'c, ApiResult<Done>> + Send>;
+/// Called with `Ok` after the commit, with the failure otherwise.
+type Done = Box<dyn FnOnce(ApiResult<()>) + Send>;
+
+enum Op {
+    Append(Append),
+    Tx(TxFn, Box<dyn FnOnce(ApiError) + Send>),
+}
+
+/// What happens once the batch is durable.
+enum Effect {
+    Answer(Reply, ApiResult<Appended>),
+    Deliver { frame: Arc<SharedFrame>, conversation: ConversationId, sender: DeviceId },
+    ToDevices(Arc<SharedFrame>, Vec<DeviceId>),
+    ToUser(UserId, ServerFrame),
+    StopUser(UserId),
+    StopDevice(DeviceId),
+    Done(Done, ApiResult<()>),
+}
+
+/// The writing connection with the memory that goes with it. Handed to every operation.
+pub struct WriteCx {
+    /// Inside the batch's transaction.
+    pub conn: SqliteConnection,
+    /// The time of the batch.
+    pub now: i64,
+    convs: HashMap<ConversationId, ConvState>,
+    touched: HashSet<ConversationId>,
+    effects: Vec<Effect>,
+}
+
+impl WriteCx {
+    /// The conversation, loaded when it is not in memory. Changes hold once the batch commits.
+    pub async fn conv(&mut self, id: ConversationId) -> ApiResult<&mut ConvState> {
+        if !self.convs.contains_key(&id) {
+            let state = load_conv(&mut self.conn, id).await?.ok_or_else(|| ApiError::not_found("conversation"))?;
+            self.convs.insert(id, state);
+        }
+        self.touched.insert(id);
+        self.convs.get_mut(&id).ok_or_else(|| ApiError::internal("conversation just loaded is missing"))
+    }
+
+    /// Puts a new conversation into memory, after its rows were written.
+    pub fn insert_conv(&mut self, id: ConversationId, state: ConvState) {
+        self.touched.insert(id);
+        self.convs.insert(id, state);
+    }
+
+    /// Appends one envelope that is not an ordinary message; the caller has checked it.
+    pub async fn append(&mut self, envelope: &Envelope) -> ApiResult<()> {
+        insert_rows(&mut self.conn, std::slice::from_ref(envelope)).await?;
+        let id = envelope.conversation_id;
+        sqlx::query("UPDATE conversations SET last_activity = $1 WHERE conversation_id = $2")
+            .bind(envelope.sent_at)
+            .bind(id.as_bytes().as_slice())
+            .execute(&mut self.conn)
+            .await?;
+        Ok(())
+    }
+
+    /// The answer an earlier send with the same id got.
+    pub async fn earlier(&mut self, device: DeviceId, temp_id: TempId) -> ApiResult<Option<Appended>> {
+        earlier(&mut self.conn, device, temp_id).await
+    }
+
+    /// After the commit: the envelope to every device in the group but the sender, which is told the place instead.
+    pub fn deliver(&mut self, envelope: Envelope) {
+        let sender = envelope.sender_device;
+        let conversation = envelope.conversation_id;
+        let sent = sent_frame(0, &appended(&envelope));
+        self.effects.push(Effect::ToDevices(SharedFrame::new(sent), vec![sender]));
+        self.effects.push(Effect::Deliver { frame: SharedFrame::new(ServerFrame::NewMessage(envelope)), conversation, sender });
+    }
+
+    /// After the commit: a frame to some devices.
+    pub fn to_devices(&mut self, frame: ServerFrame, devices: Vec<DeviceId>) {
+        self.effects.push(Effect::ToDevices(SharedFrame::new(frame), devices));
+    }
+
+    /// After the commit: a frame to every device of an account.
+    pub fn to_user(&mut self, user: UserId, frame: ServerFrame) {
+        self.effects.push(Effect::ToUser(user, frame));
+    }
+
+    /// After the commit: every connection of the account ends.
+    pub fn stop_user(&mut self, user: UserId) {
+        self.effects.push(Effect::StopUser(user));
+    }
+
+    /// After the commit: the connection of the device ends.
+    pub fn stop_device(&mut self, device: DeviceId) {
+        self.effects.push(Effect::StopDevice(device));
+    }
+
+    fn forget(&mut self) {
+        for id in self.touched.drain() {
+            self.convs.remove(&id);
+        }
+    }
+}
+
+/// Handle to the writer.
+#[derive(Clone)]
+pub struct Writer {
+    tx: mpsc::Sender<Op>,
+}
+
+impl Writer {
+    /// Starts the task. It ends, with everything queued committed, when the last handle is gone.
+    pub fn spawn(conn: SqliteConnection, db: db::Options, hub: Arc<Hub>, metrics: Arc<Metrics>) -> (Self, tokio::task::JoinHandle<()>) {
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let cx = WriteCx { conn, now: now_ms(), convs: HashMap::new(), touched: HashSet::new(), effects: Vec::new() };
+        let task = tokio::spawn(run(cx, db, rx, hub, metrics));
+        (Self { tx }, task)
+    }
+
+    /// Queues a message; waits while the queue is full. The answer goes where `reply` says.
+    pub async fn append(&self, append: Append) -> ApiResult<()> {
+        self.tx.send(Op::Append(append)).await.map_err(|_| stopping())
+    }
+
+    /// Runs an operation inside the next transaction and returns its result once that is durable. An `Err` undoes what
+    /// the operation did and nothing else.
+    pub async fn write<T, F>(&self, f: F) -> ApiResult<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut WriteCx) -> BoxFuture<'c, ApiResult<T>> + Send + 'static,
+    {
+        let (tx, rx) = oneshot::channel();
+        let slot = Arc::new(std::sync::Mutex::new(Some(tx)));
+        let refuse = slot.clone();
+        let op: TxFn = Box::new(move |cx| {
+            Box::pin(async move {
+                let value = f(cx).await?;
+                let done: Done = Box::new(move |commit| answer(&slot, commit.map(|()| value)));
+                Ok(done)
+            })
+        });
+        let refused = Box::new(move |e| answer(&refuse, Err(e)));
+        self.tx.send(Op::Tx(op, refused)).await.map_err(|_| stopping())?;
+        rx.await.map_err(|_| stopping())?
+    }
+}
+
+type Slot<T> = std::sync::Mutex<Option<oneshot::Sender<ApiResult<T>>>>;
+
+fn answer<T>(slot: &Slot<T>, value: ApiResult<T>) {
+    let tx = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    // A caller that stopped waiting does not want the answer.
+    if let Some(tx) = tx {
+        let _ = tx.send(value);
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "The server is stopping. Try again in a moment.")
+}
+
+async fn run(mut cx: WriteCx, db: db::Options, mut rx: mpsc::Receiver<Op>, hub: Arc<Hub>, metrics: Arc<Metrics>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut since_checkpoint = 0usize;
+    while rx.recv_many(&mut batch, BATCH).await > 0 {
+        cx.now = now_ms();
+        let size = batch.len();
+        let result = transact(&mut cx, &mut batch).await;
+        metrics.batch(size, result.is_ok());
+        if let Err(e) = &result {
+            tracing::error!(cause = %e.0, "a batch was rolled back");
+            cx.forget();
+            cx.convs.clear();
+            reopen(&mut cx, &db).await;
+        }
+        cx.touched.clear();
+        apply(&mut cx, &hub, result.err());
+        if cx.convs.len() > CACHE {
+            cx.convs.clear();
+        }
+        since_checkpoint += size;
+        if since_checkpoint >= 4096 || rx.is_empty() && since_checkpoint >= 512 {
+            since_checkpoint = 0;
+            checkpoint(&mut cx.conn).await;
+        }
+    }
+    checkpoint(&mut cx.conn).await;
+}
+
+async fn reopen(cx: &mut WriteCx, db: &db::Options) {
+    let mut wait = 50;
+    loop {
+        match db::open_writer(db).await {
+            Ok(conn) => {
+                cx.conn = conn;
+                return;
+            }
+            Err(cause) => {
+                tracing::error!(%cause, "the store cannot be opened; trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+                wait = (wait * 2).min(5_000);
+            }
+        }
+    }
+}
+
+async fn checkpoint(conn: &mut SqliteConnection) {
+    if let Err(cause) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(conn).await {
+        tracing::warn!(%cause, "checkpoint failed; the log goes on growing until one succeeds");
+    }
+}
+
+async fn transact(cx: &mut WriteCx, batch: &mut Vec<Op>) -> ApiResult<()> {
+    let mut ops = std::mem::take(batch).into_iter();
+    let began = sqlx::query("BEGIN IMMEDIATE").execute(&mut cx.conn).await;
+    let mut pending: Vec<Append> = Vec::new();
+    let mut result = began.map(|_| ()).map_err(ApiError::from);
+    while result.is_ok() {
+        let Some(op) = ops.next() else { break };
+        match op {
+            Op::Append(a) => pending.push(a),
+            Op::Tx(f, refused) => {
+                result = flush(cx, &mut pending).await;
+                match result {
+                    Ok(()) => result = operate(cx, f, refused).await,
+                    Err(ref e) => refused(e.clone()),
+                }
+            }
+        }
+    }
+    if result.is_ok() {
+        result = flush(cx, &mut pending).await;
+    }
+    if result.is_ok() {
+        result = sqlx::query("COMMIT").execute(&mut cx.conn).await.map(|_| ()).map_err(ApiError::from);
+    }
+    if let Err(e) = &result {
+        for a in pending {
+            cx.effects.push(Effect::Answer(a.reply, Err(e.clone())));
+        }
+        for op in ops {
+            match op {
+                Op::Append(a) => cx.effects.push(Effect::Answer(a.reply, Err(e.clone()))),
+                Op::Tx(_, refused) => refused(e.clone()),
+            }
+        }
+    }
+    *batch = Vec::with_capacity(BATCH);
+    result
+}
+
+/// One operation between savepoints. An error of the operation is its own; an error of the savepoints is the batch's.
+async fn operate(cx: &mut WriteCx, f: TxFn, refused: Box<dyn FnOnce(ApiError) + Send>) -> ApiResult<()> {
+    let before = std::mem::take(&mut cx.touched);
+    let effects = cx.effects.len();
+    sqlx::query("SAVEPOINT op").execute(&mut cx.conn).await?;
+    match f(cx).await {
+        Ok(done) => {
+            cx.effects.push(Effect::Done(done, Ok(())));
+        }
+        Err(e) => {
+            // Full or failing storage has ended the whole transaction: say so to the batch.
+            if e.0.code == ErrorCode::StorageFull {
+                refused(e.clone());
+                return Err(e);
+            }
+            cx.effects.truncate(effects);
+            cx.forget();
+            sqlx::query("ROLLBACK TO op").execute(&mut cx.conn).await?;
+            refused(e);
+        }
+    }
+    cx.touched.extend(before);
+    sqlx::query("RELEASE op").execute(&mut cx.conn).await?;
+    Ok(())
+}
+
+/// What became of one waiting message.
+enum Placed {
+    New(Envelope),
+    Again(Appended),
+    Refused(ApiError),
+}
+
+/// Stores the waiting messages: first all at once, which fails when one of them was stored before; then one by one.
+async fn flush(cx: &mut WriteCx, pending: &mut Vec<Append>) -> ApiResult<()> {
+    if pending.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("SAVEPOINT bulk").execute(&mut cx.conn).await?;
+    let mut placed = Vec::with_capacity(pending.len());
+    let mut envelopes = Vec::with_capacity(pending.len());
+    for a in pending.iter() {
+        placed.push(match place(cx, a).await {
+            Ok(envelope) => {
+                envelopes.push(envelope.clone());
+                Placed::New(envelope)
+            }
+            Err(e) if e.0.code == ErrorCode::StorageFull => return Err(e),
+            // A retry of a message that was stored in an earlier epoch gets the answer it got then.
+            Err(e) => cx.earlier(a.device, a.message.temp_id).await?.map_or(Placed::Refused(e), Placed::Again),
+        });
+    }
+    if let Err(e) = insert_rows(&mut cx.conn, &envelopes).await {
+        if !is_unique_violation(&e) {
+            return Err(e.into());
+        }
+        sqlx::query("ROLLBACK TO bulk").execute(&mut cx.conn).await?;
+        sqlx::query("RELEASE bulk").execute(&mut cx.conn).await?;
+        for e in envelopes.iter().rev() {
+            if let Some(c) = cx.convs.get_mut(&e.conversation_id) {
+                c.last_seq = c.last_seq.min(e.seq - 1);
+            }
+        }
+        for a in std::mem::take(pending) {
+            flush_one(cx, a).await?;
+        }
+        return Ok(());
+    }
+    sqlx::query("RELEASE bulk").execute(&mut cx.conn).await?;
+    touch_activity(cx, &envelopes).await?;
+    for (a, p) in std::mem::take(pending).into_iter().zip(placed) {
+        match p {
+            Placed::New(envelope) => succeed(cx, a, envelope),
+            Placed::Again(done) => cx.effects.push(Effect::Answer(a.reply, Ok(done))),
+            Placed::Refused(e) => cx.effects.push(Effect::Answer(a.reply, Err(e))),
+        }
+    }
+    Ok(())
+}
+
+async fn flush_one(cx: &mut WriteCx, a: Append) -> ApiResult<()> {
+    if let Some(done) = cx.earlier(a.device, a.message.temp_id).await? {
+        cx.effects.push(Effect::Answer(a.reply, Ok(done)));
+        return Ok(());
+    }
+    match place(cx, &a).await {
+        Ok(envelope) => {
+            insert_rows(&mut cx.conn, std::slice::from_ref(&envelope)).await?;
+            touch_activity(cx, std::slice::from_ref(&envelope)).await?;
+            succeed(cx, a, envelope);
+        }
+        Err(e) if e.0.code == ErrorCode::StorageFull => return Err(e),
+        Err(e) => cx.effects.push(Effect::Answer(a.reply, Err(e))),
+    }
+    Ok(())
+}
+
+fn succeed(cx: &mut WriteCx, a: Append, envelope: Envelope) {
+    let conversation = envelope.conversation_id;
+    let done = appended(&envelope);
+    if matches!(a.reply, Reply::Task(_)) {
+        let sent = SharedFrame::new(sent_frame(0, &done));
+        cx.effects.push(Effect::ToDevices(sent, vec![a.device]));
+    }
+    cx.effects.push(Effect::Answer(a.reply, Ok(done)));
+    let frame = SharedFrame::new(ServerFrame::NewMessage(envelope));
+    cx.effects.push(Effect::Deliver { frame, conversation, sender: a.device });
+}
+
+/// Decides about a message and gives it its place.
+async fn place(cx: &mut WriteCx, a: &Append) -> ApiResult<Envelope> {
+    let now = cx.now;
+    let conv = match cx.conv(a.message.conversation_id).await {
+        Ok(c) => c,
+        Err(e) if e.0.code == ErrorCode::NotFound => return Err(ApiError::not_a_member()),
+        Err(e) => return Err(e),
+    };
+    conv.admit(a.user, a.device, a.message.generation, a.message.epoch).map_err(refusal)?;
+    let m = &a.message;
+    Ok(Envelope {
+        conversation_id: m.conversation_id,
+        seq: conv.assign(),
+        kind: EnvelopeKind::Application,
+        generation: m.generation,
+        epoch: m.epoch,
+        sender_user: a.user,
+        sender_device: a.device,
+        temp_id: m.temp_id,
+        sent_at: now,
+        payload: m.payload.clone(),
+        ratchet_tree: None,
+    })
+}
+
+/// A refusal of the log as an answer.
+#[must_use]
+pub fn refusal(r: Refusal) -> ApiError {
+    match r {
+        Refusal::NotAMember => ApiError::not_a_member(),
+        Refusal::Stale { epoch, seq } => ApiError::stale_epoch(epoch, seq),
+    }
+}
+
+fn appended(e: &Envelope) -> Appended {
+    Appended { conversation_id: e.conversation_id, temp_id: e.temp_id, seq: e.seq, sent_at: e.sent_at }
+}
+
+fn sent_frame(request_id: u64, a: &Appended) -> ServerFrame {
+    ServerFrame::MessageSent { request_id, conversation_id: a.conversation_id, temp_id: a.temp_id, seq: a.seq, sent_at: a.sent_at }
+}
+
+async fn touch_activity(cx: &mut WriteCx, envelopes: &[Envelope]) -> ApiResult<()> {
+    let newest: HashMap<ConversationId, i64> = envelopes.iter().map(|e| (e.conversation_id, e.sent_at)).collect();
+    for (id, at) in newest {
+        sqlx::query("UPDATE conversations SET last_activity = $1 WHERE conversation_id = $2")
+            .bind(at)
+            .bind(id.as_bytes().as_slice())
+            .execute(&mut cx.conn)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn insert_rows(conn: &mut SqliteConnection, rows: &[Envelope]) -> Result<(), sqlx::Error> {
+    for chunk in rows.chunks(CHUNK) {
+        let mut qb = sqlx::QueryBuilder::<sqlx::Sqlite>::new(
+            "INSERT INTO log (conversation_id, seq, kind, generation, epoch, sender_user, sender_device, temp_id, sent_at, payload) ",
+        );
+        qb.push_values(chunk, |mut b, e| {
+            b.push_bind(e.conversation_id.as_bytes().to_vec())
+                .push_bind(db::int(e.seq))
+                .push_bind(e.kind.to_i64())
+                .push_bind(i64::from(e.generation))
+                .push_bind(db::int(e.epoch))
+                .push_bind(e.sender_user.as_bytes().to_vec())
+                .push_bind(e.sender_device.as_bytes().to_vec())
+                .push_bind(e.temp_id.as_bytes().to_vec())
+                .push_bind(e.sent_at)
+                .push_bind(e.payload.to_vec());
+        });
+        // Full chunks and single rows are worth keeping prepared.
+        let keep = chunk.len() == CHUNK || chunk.len() == 1;
+        qb.build().persistent(keep).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+async fn earlier(conn: &mut SqliteConnection, device: DeviceId, temp_id: TempId) -> ApiResult<Option<Appended>> {
+    let row = sqlx::query("SELECT conversation_id, seq, sent_at FROM log WHERE sender_device = $1 AND temp_id = $2")
+        .bind(device.as_bytes().as_slice())
+        .bind(temp_id.as_bytes().as_slice())
+        .fetch_optional(conn)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let conversation_id = db::conversation_id(&row, "conversation_id")?;
+    let seq = db::uint(row.try_get("seq")?);
+    Ok(Some(Appended { conversation_id, temp_id, seq, sent_at: row.try_get("sent_at")? }))
+}
+
+async fn load_conv(conn: &mut SqliteConnection, id: ConversationId) -> ApiResult<Option<ConvState>> {
+    let key = id.as_bytes().as_slice();
+    let Some(row) = sqlx::query("SELECT kind, generation, epoch FROM conversations WHERE conversation_id = $1")
+        .bind(key)
+        .fetch_optional(&mut *conn)
+        .await?
+    else {
+        return Ok(None);
+    };
+    let last: i64 =
+        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM log WHERE conversation_id = $1").bind(key).fetch_one(&mut *conn).await?;
+    let mut members = HashMap::new();
+    for m in sqlx::query("SELECT user_id, role FROM members WHERE conversation_id = $1").bind(key).fetch_all(&mut *conn).await? {
+        members.insert(db::user_id(&m, "user_id")?, db::role(m.try_get("role")?));
+    }
+    let mut leaves = HashMap::new();
+    for l in sqlx::query("SELECT device_id, user_id FROM leaves WHERE conversation_id = $1 AND in_group = 1")
+        .bind(key)
+        .fetch_all(&mut *conn)
+        .await?
+    {
+        leaves.insert(db::device_id(&l, "device_id")?, db::user_id(&l, "user_id")?);
+    }
+    Ok(Some(ConvState {
+        kind: db::kind(row.try_get("kind")?),
+        generation: u32::try_from(row.try_get::<i64, _>("generation")?).unwrap_or_default(),
+        epoch: db::uint(row.try_get("epoch")?),
+        last_seq: db::uint(last),
+        members,
+        leaves,
+    }))
+}
+
+/// Answers and fans out what is durable, or answers everything with the failure of the batch.
+fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
+    let effects = std::mem::take(&mut cx.effects);
+    if let Some(e) = failure {
+        for effect in effects {
+            match effect {
+                Effect::Answer(reply, _) => answer_append(reply, Err(e.clone())),
+                Effect::Done(done, _) => done(Err(e.clone())),
+                _ => {}
+            }
+        }
+        return;
+    }
+    let mut outbound = Outbound { hub, targets: HashMap::new(), queued: HashMap::new() };
+    for effect in effects {
+        match effect {
+            Effect::Answer(Reply::Frame(conn, request_id), result) => outbound.to_conn(&conn, answer_frame(request_id, result)),
+            Effect::Answer(reply, result) => answer_append(reply, result),
+            Effect::Deliver { frame, conversation, sender } => outbound.deliver(cx, frame, conversation, sender),
+            Effect::ToDevices(frame, devices) => {
+                for c in hub.devices(devices.iter()) {
+                    outbound.to_conn(&c, frame.clone());
+                }
+            }
+            other => {
+                outbound.flush();
+                outbound.targets.clear();
+                match other {
+                    Effect::ToUser(user, frame) => hub.send_user(user, frame),
+                    Effect::StopUser(user) => hub.stop_user(user),
+                    Effect::StopDevice(device) => hub.stop_device(device),
+                    Effect::Done(done, result) => done(result),
+                    _ => {}
+                }
+            }
+        }
+    }
+    outbound.flush();
+}
+
+/// Collects a batch's frames per connection, so that each connection is locked and woken once.
+struct Outbound<'a> {
+    hub: &'a Hub,
+    targets: HashMap<ConversationId, Arc<Vec<Arc<Conn>>>>,
+    queued: HashMap<DeviceId, (Arc<Conn>, Vec<Arc<SharedFrame>>)>,
+}
+
+impl Outbound<'_> {
+    fn to_conn(&mut self, conn: &Arc<Conn>, frame: Arc<SharedFrame>) {
+        self.queued.entry(conn.device).or_insert_with(|| (conn.clone(), Vec::new())).1.push(frame);
+    }
+
+    fn deliver(&mut self, cx: &WriteCx, frame: Arc<SharedFrame>, conversation: ConversationId, sender: DeviceId) {
+        let hub = self.hub;
+        let targets = self
+            .targets
+            .entry(conversation)
+            .or_insert_with(|| Arc::new(cx.convs.get(&conversation).map(|c| hub.devices(c.leaves.keys())).unwrap_or_default()))
+            .clone();
+        for c in targets.iter().filter(|c| c.device != sender) {
+            self.to_conn(c, frame.clone());
+        }
+    }
+
+    fn flush(&mut self) {
+        for (_, (conn, frames)) in self.queued.drain() {
+            conn.push(&frames);
+        }
+    }
+}
+
+fn answer_frame(request_id: u64, result: ApiResult<Appended>) -> Arc<SharedFrame> {
+    SharedFrame::new(match result {
+        Ok(a) => sent_frame(request_id, &a),
+        Err(e) => ServerFrame::Error { request_id, temp_id: None, error: *e.0 },
+    })
+}
+
+fn answer_append(reply: Reply, result: ApiResult<Appended>) {
+    match reply {
+        Reply::Frame(conn, request_id) => conn.push(&[answer_frame(request_id, result)]),
+        // A caller that stopped waiting does not want the answer.
+        Reply::Task(tx) => drop(tx.send(result)),
+    }
+}
+
+/// A blob column as wire bytes.
+pub(crate) fn blob(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Blob, sqlx::Error> {
+    row.try_get::<Vec<u8>, _>(column).map(Blob::from)
+}
+
+/// Closes a connection and waits for its thread.
+pub async fn close(conn: SqliteConnection) -> Result<(), sqlx::Error> {
+    conn.close().await
+}
