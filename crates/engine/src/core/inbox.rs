@@ -1,0 +1,585 @@
+//! The receive transaction: envelopes in order, each stored, projected and paid for with the cursor, together.
+//!
+//! What cannot be read becomes a row with a cause and is asked for again; the cursor moves on. A commit that does not fit
+//! breaks the session: a rejoin is queued, at most [`REJOINS_PER_DAY`] a day and conversation, then the person is asked.
+
+use super::Cx;
+use crate::jobs::{self, kind};
+use crate::{EngineError, EngineResult};
+use sc_e2ee::E2eeError;
+use sc_e2ee::content::{Content, Message, ResendAnswer, ResendRequest, Resent, Text};
+use sc_e2ee::group::{Change, Group, Leaf, Received};
+use sc_e2ee::reset::Announcement;
+use sc_protocol::frame::{Envelope, EnvelopeKind};
+use sc_protocol::rest::ConversationKind;
+use sc_protocol::{ConversationId, TempId, UnixMillis, UserId};
+use sc_store::model::{Conversation, ConversationState, RowKind, Status, System};
+use sc_store::write_model::NewMessage;
+
+/// Automatic rejoins of a conversation in a day.
+pub const REJOINS_PER_DAY: u64 = 6;
+/// Messages older than this are not sent again.
+const RESEND_AGE_MS: i64 = 14 * 86_400_000;
+/// Answers to one device for one message.
+const RESEND_TIMES: u32 = 3;
+
+/// Something of a log, in the order of the log.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// An envelope.
+    Envelope(Box<Envelope>),
+    /// The place of something this device sent.
+    Own {
+        /// Where.
+        conversation: ConversationId,
+        /// What.
+        temp_id: TempId,
+        /// Its place.
+        seq: u64,
+        /// When it was stored.
+        at: UnixMillis,
+    },
+}
+
+/// What the transport has to do after a batch.
+#[derive(Debug, Default)]
+pub struct Todo {
+    /// Entries are missing from here on: fetch them.
+    pub gaps: Vec<ConversationId>,
+    /// Title, roster or kind are not known well: fetch them.
+    pub refresh: Vec<ConversationId>,
+}
+
+impl Todo {
+    fn gap(&mut self, id: ConversationId) {
+        if !self.gaps.contains(&id) {
+            self.gaps.push(id);
+        }
+    }
+
+    fn refresh(&mut self, id: ConversationId) {
+        if !self.refresh.contains(&id) {
+            self.refresh.push(id);
+        }
+    }
+}
+
+/// Stores a batch.
+pub fn receive(cx: &mut Cx<'_>, batch: &[Entry]) -> EngineResult<Todo> {
+    let mut todo = Todo::default();
+    for entry in batch {
+        match entry {
+            Entry::Envelope(e) => envelope(cx, e, &mut todo)?,
+            Entry::Own { conversation, temp_id, seq, at } => own(cx, *conversation, *temp_id, *seq, *at, &mut todo)?,
+        }
+    }
+    Ok(todo)
+}
+
+/// The conversation an entry belongs to; made when it is the first that is heard of it.
+fn find(cx: &mut Cx<'_>, id: ConversationId, generation: u32, todo: &mut Todo) -> EngineResult<Conversation> {
+    if let Some(c) = cx.r().conversation(id)? {
+        return Ok(c);
+    }
+    let c = Conversation {
+        id,
+        kind: ConversationKind::Group,
+        title: String::new(),
+        peer: None,
+        generation,
+        suite: 0,
+        state: ConversationState::Joining,
+        last_seq: 0,
+        read_seq: 0,
+        last_activity: cx.now,
+        next_n: 1,
+        draft: String::new(),
+        roster: Vec::new(),
+        needs_rejoin: false,
+    };
+    cx.w.insert_conversation(&c)?;
+    cx.events.insert(crate::Event::Conversations);
+    todo.refresh(id);
+    Ok(c)
+}
+
+fn envelope(cx: &mut Cx<'_>, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
+    let c = find(cx, e.conversation_id, e.generation, todo)?;
+    if e.seq <= c.last_seq || todo.gaps.contains(&c.id) {
+        return Ok(());
+    }
+    // A Welcome begins a stay: what came before it is not for this device.
+    if e.seq != c.last_seq + 1 && e.kind != EnvelopeKind::Welcome {
+        todo.gap(c.id);
+        return Ok(());
+    }
+    if e.sender_device == cx.own()?.device.device_id {
+        return own_envelope(cx, &c, e, todo);
+    }
+    match e.kind {
+        EnvelopeKind::Application => application(cx, &c, e)?,
+        EnvelopeKind::Commit | EnvelopeKind::Proposal => handshake(cx, &c, e, todo)?,
+        EnvelopeKind::Welcome => welcome(cx, &c, e, todo)?,
+        EnvelopeKind::Reset => reset(cx, &c, e, todo)?,
+    }
+    cx.w.set_last_seq(c.id, e.seq, e.sent_at)?;
+    cx.changed(c.id);
+    Ok(())
+}
+
+fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope) -> EngineResult<()> {
+    if e.generation != c.generation || c.state != ConversationState::Active {
+        return undecryptable(cx, c, e, "not_joined");
+    }
+    // A failed message must leave no trace in the group, so it gets a savepoint.
+    cx.w.savepoint()?;
+    let received = cx.with_group(c, |g, mls| Ok(g.receive(mls, e.payload.as_slice(), &|_, _| Err("no commit was expected here"))));
+    let outcome = match received {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => Err(E2eeError::NotInGroup),
+        Err(err) => return Err(err),
+    };
+    match outcome {
+        Ok(Received::Message { sender, bytes }) => {
+            cx.w.release()?;
+            content(cx, c, e, &sender, &bytes)
+        }
+        Ok(_) => cx.w.release().map_err(Into::into),
+        Err(err) => {
+            cx.set_group(c.id, None);
+            cx.w.undo()?;
+            match err {
+                E2eeError::Duplicate => Ok(()),
+                E2eeError::Undecryptable(_) => undecryptable(cx, c, e, "key_missing"),
+                E2eeError::WrongEpoch | E2eeError::NotInGroup => {
+                    undecryptable(cx, c, e, "out_of_step")?;
+                    break_session(cx, c)
+                }
+                E2eeError::Mls(_) => Err(err.into()),
+                _ => undecryptable(cx, c, e, "malformed"),
+            }
+        }
+    }
+}
+
+/// Stores what a message says.
+fn content(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, bytes: &[u8]) -> EngineResult<()> {
+    let Ok(m) = Message::decode(bytes) else { return undecryptable(cx, c, e, "malformed") };
+    count(cx, c, e, sender, m.n)?;
+    match m.content {
+        Content::Text(t) => {
+            insert_text(cx, c, e, sender, m.temp_id, &t)?;
+        }
+        Content::Title(title) => {
+            cx.w.set_title(c.id, &title)?;
+            cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Renamed { by: sender.user, title })?;
+        }
+        Content::ResendRequest(r) => answer_resend(cx, c, sender, &r)?,
+        Content::ResendAnswer(a) => resent(cx, c, sender, &a)?,
+        Content::SessionRefreshed => cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionRefreshed { who: sender.user })?,
+        _ => {
+            let row = NewMessage { kind: RowKind::Unknown, raw: Some(bytes), ..row(c, e, sender, m.temp_id, "") };
+            cx.w.insert_message(&row)?;
+        }
+    }
+    Ok(())
+}
+
+fn row<'m>(c: &Conversation, e: &Envelope, sender: &Leaf, temp_id: TempId, body: &'m str) -> NewMessage<'m> {
+    NewMessage {
+        conversation: c.id,
+        seq: Some(e.seq),
+        temp_id,
+        sender: sender.user,
+        sender_device: sender.device,
+        kind: RowKind::Text,
+        body,
+        reply_to: None,
+        sent_at: e.sent_at,
+        status: Status::Received,
+        cause: "",
+        raw: None,
+    }
+}
+
+fn insert_text(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, temp_id: TempId, t: &Text) -> EngineResult<()> {
+    let status = if sender.user == cx.own()?.user { Status::Sent } else { Status::Received };
+    cx.w.insert_message(&NewMessage { reply_to: t.reply_to, status, ..row(c, e, sender, temp_id, &t.body) })?;
+    Ok(())
+}
+
+/// Follows the sender's count. A hole is something that was held back on the way.
+fn count(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, n: u64) -> EngineResult<()> {
+    let last = cx.r().counter(c.id, sender.device)?;
+    if let Some(missing) = last.and_then(|l| n.checked_sub(l + 1)).filter(|m| *m > 0) {
+        cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Gap { who: sender.user, count: missing })?;
+    }
+    Ok(cx.w.set_counter(c.id, sender.device, n)?)
+}
+
+/// A row with the cause, and a wish to get the message again.
+fn undecryptable(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, cause: &str) -> EngineResult<()> {
+    cx.w.insert_message(&NewMessage {
+        conversation: c.id,
+        seq: Some(e.seq),
+        temp_id: e.temp_id,
+        sender: e.sender_user,
+        sender_device: e.sender_device,
+        kind: RowKind::Undecryptable,
+        body: "",
+        reply_to: None,
+        sent_at: e.sent_at,
+        status: Status::Received,
+        cause,
+        raw: None,
+    })?;
+    if let Some(n) = cx.r().counter(c.id, e.sender_device)? {
+        cx.w.set_counter(c.id, e.sender_device, n + 1)?;
+    }
+    // A moment later: the key may be on its way.
+    cx.w.want_resend(c.id, e.seq, cx.now + 1_000)?;
+    cx.events.insert(crate::Event::Outbox);
+    Ok(())
+}
+
+/// May the change be merged? The certificate is checked before; here is who may be in the group at all.
+fn policy(c: &Conversation, before: &[Leaf], change: &Change) -> Result<(), &'static str> {
+    let is_member = |u: UserId| before.iter().any(|l| l.user == u);
+    if c.kind == ConversationKind::Direct && c.peer.is_some() {
+        let pair = |u: UserId| Some(u) == c.peer || is_member(u);
+        if change.added.iter().any(|l| !pair(l.user))
+            || (before.len() > 1 && change.added.iter().any(|l| Some(l.user) != c.peer && !is_member(l.user)))
+        {
+            return Err("third_person_in_direct");
+        }
+    }
+    let joins_by_itself = change.added.iter().any(|l| *l == change.committer);
+    if joins_by_itself && !is_member(change.committer.user) {
+        // In a direct conversation the other side may not have had a device inside yet.
+        if !(c.kind == ConversationKind::Direct && Some(change.committer.user) == c.peer) {
+            return Err("stranger_joined");
+        }
+    }
+    Ok(())
+}
+
+fn handshake(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
+    if e.generation != c.generation || c.state == ConversationState::Left {
+        return Ok(());
+    }
+    if c.state != ConversationState::Active {
+        return Ok(());
+    }
+    cx.w.savepoint()?;
+    let result = cx.with_group(c, |g, mls| Ok(g.receive(mls, e.payload.as_slice(), &|before, change| policy(c, before, change))));
+    let outcome = match result {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => Err(E2eeError::NotInGroup),
+        Err(err) => return Err(err),
+    };
+    match outcome {
+        Ok(Received::Changed(change)) => {
+            cx.w.release()?;
+            cx.w.forget_ciphertexts(c.id)?;
+            project(cx, c, e.seq, e.sent_at, &change, todo)
+        }
+        Ok(_) => {
+            cx.w.release()?;
+            cx.events.insert(crate::Event::Outbox);
+            queue_commit(cx, c)
+        }
+        Err(err) => {
+            cx.set_group(c.id, None);
+            cx.w.undo()?;
+            match err {
+                E2eeError::Mls(_) => return Err(err.into()),
+                E2eeError::Policy(reason) => {
+                    tracing::warn!(conversation = %c.id, reason, "a group change was refused");
+                    cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: reason.to_owned() })?;
+                    cx.w.set_state(c.id, ConversationState::Broken)?;
+                    Ok(())
+                }
+                cause => {
+                    tracing::warn!(conversation = %c.id, %cause, "a group change does not fit");
+                    break_session(cx, c)
+                }
+            }
+        }
+    }
+}
+
+/// Everybody commits what the server proposed; the first one wins, the others find nothing left to do.
+fn queue_commit(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
+    if !cx.r().has_job(c.id, kind::COMMIT)? {
+        let job = cx.w.push_job_first(c.id, kind::COMMIT, TempId::generate(), &jobs::encode(&jobs::Commit::default())?)?;
+        // Not all at the same moment.
+        let wait = i64::from(rand::random::<u16>() % 1500);
+        cx.w.delay_job(job, cx.now + wait)?;
+    }
+    Ok(())
+}
+
+/// System lines and pins for a change that was merged.
+fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
+    let leaves = cx.with_group(c, |g, _| Ok(if g.is_active() { g.leaves()? } else { Vec::new() }))?.unwrap_or_default();
+    let known: Vec<UserId> = c.roster.iter().map(|m| m.user_id).collect();
+    let by = change.committer.user;
+    let mut told: Vec<UserId> = Vec::new();
+    for l in change.added.iter().chain(change.rejoined.then_some(&change.committer)) {
+        cx.pin(l.user, &l.identity_key, None)?;
+    }
+    for l in &change.added {
+        if told.contains(&l.user) {
+            continue;
+        }
+        told.push(l.user);
+        let earlier = known.contains(&l.user) && leaves.iter().any(|o| o.user == l.user && o.device != l.device);
+        if earlier {
+            cx.w.insert_system(c.id, seq, at, &System::DeviceAdded { who: l.user })?;
+        } else if c.kind == ConversationKind::Group {
+            cx.w.insert_system(c.id, seq, at, &System::Added { who: l.user, by })?;
+        }
+    }
+    for l in &change.removed {
+        if told.contains(&l.user) || leaves.iter().any(|o| o.user == l.user) {
+            continue;
+        }
+        told.push(l.user);
+        if c.kind == ConversationKind::Group {
+            // Removals by the server's proposal are people who left.
+            let left = !c.roster.iter().any(|m| m.user_id == l.user);
+            cx.w.insert_system(c.id, seq, at, &System::Removed { who: l.user, by: if left { l.user } else { by } })?;
+        }
+    }
+    if change.rejoined {
+        cx.w.insert_system(c.id, seq, at, &System::SessionRefreshed { who: by })?;
+    }
+    if change.self_removed {
+        cx.w.set_state(c.id, ConversationState::Left)?;
+        cx.delete_group(c.id, c.generation)?;
+    }
+    cx.changed(c.id);
+    todo.refresh(c.id);
+    Ok(())
+}
+
+fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
+    if e.generation < c.generation && c.state == ConversationState::Active {
+        return Ok(());
+    }
+    let tree = e.ratchet_tree.as_ref().map(sc_protocol::Blob::to_vec).unwrap_or_default();
+    cx.w.savepoint()?;
+    cx.delete_group(c.id, e.generation)?;
+    let joined = cx.with_context(|mls| Ok(Group::join(mls, e.payload.as_slice(), &tree)));
+    let group = match joined? {
+        Ok(g) if g.id() == sc_e2ee::group::group_id(c.id, e.generation) => Ok(g),
+        Ok(_) => Err("wrong_group"),
+        Err(cause) => {
+            tracing::warn!(conversation = %c.id, %cause, "a Welcome cannot be used");
+            Err("welcome")
+        }
+    };
+    let group = match group {
+        Ok(g) => g,
+        Err(cause) => {
+            cx.w.undo()?;
+            tracing::info!(conversation = %c.id, cause, "joining by itself instead");
+            cx.w.set_group(c.id, e.generation, c.suite)?;
+            cx.w.set_state(c.id, ConversationState::Joining)?;
+            return queue_rejoin(cx, c);
+        }
+    };
+    cx.w.release()?;
+    let leaves = group.leaves()?;
+    let by = leaves.iter().find(|l| l.device == e.sender_device).map(|l| l.user);
+    let suite = group.suite();
+    cx.set_group(c.id, Some(group));
+    cx.w.set_group(c.id, e.generation, suite)?;
+    cx.w.set_state(c.id, ConversationState::Active)?;
+    cx.w.set_needs_rejoin(c.id, false)?;
+    for l in &leaves {
+        cx.pin(l.user, &l.identity_key, None)?;
+    }
+    if c.last_seq == 0
+        && let Some(by) = by
+    {
+        cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Created { by })?;
+    }
+    todo.refresh(c.id);
+    cx.events.insert(crate::Event::Outbox);
+    Ok(())
+}
+
+fn reset(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
+    if e.generation <= c.generation {
+        return Ok(());
+    }
+    let leaf = match c.state {
+        ConversationState::Active | ConversationState::Broken => {
+            cx.with_group(c, |g, _| Ok(g.leaves()?.into_iter().find(|l| l.device == e.sender_device)))?.flatten()
+        }
+        _ => None,
+    };
+    if let Some(leaf) = leaf {
+        let fine = Announcement::verify(e.payload.as_slice(), &leaf.device_key).is_ok_and(|a| {
+            a.conversation_id == c.id
+                && a.generation == e.generation
+                && a.device_id == leaf.device
+                && a.user_id == leaf.user
+                && !weaker(a.suite, c.suite)
+        });
+        if !fine {
+            cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: "reset_not_signed".into() })?;
+            return Ok(());
+        }
+    }
+    cx.delete_group(c.id, c.generation)?;
+    cx.w.set_group(c.id, e.generation, c.suite)?;
+    cx.w.set_state(c.id, ConversationState::Joining)?;
+    cx.w.forget_ciphertexts(c.id)?;
+    cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionReset { by: e.sender_user })?;
+    // The Welcome follows in a moment; if it does not, the device joins by itself.
+    if !cx.r().has_job(c.id, kind::REJOIN)? {
+        let job = cx.w.push_job_first(c.id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
+        cx.w.delay_job(job, cx.now + 5_000)?;
+    }
+    todo.refresh(c.id);
+    Ok(())
+}
+
+fn weaker(new: u16, old: u16) -> bool {
+    old == sc_protocol::suite::HYBRID && new != old
+}
+
+/// The session is broken: rejoin by itself, unless that was done too often today.
+fn break_session(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
+    let key = format!("rejoins {} {}", c.id, cx.now / 86_400_000);
+    let times = cx.r().meta(&key)?.and_then(|b| b.first().copied()).unwrap_or(0);
+    if u64::from(times) >= REJOINS_PER_DAY {
+        cx.w.set_state(c.id, ConversationState::Broken)?;
+        return Ok(());
+    }
+    if !cx.r().has_job(c.id, kind::REJOIN)? {
+        cx.w.set_meta(&key, &[times + 1])?;
+        queue_rejoin(cx, c)?;
+    }
+    Ok(())
+}
+
+/// Queues a rejoin before everything else of the conversation.
+pub fn queue_rejoin(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
+    if !cx.r().has_job(c.id, kind::REJOIN)? {
+        cx.w.push_job_first(c.id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: false })?)?;
+        cx.events.insert(crate::Event::Outbox);
+    }
+    Ok(())
+}
+
+/// An envelope of this very device, met while catching up.
+fn own_envelope(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
+    let known = cx.r().job_by_temp_id(e.temp_id)?.is_some() || cx.r().message(c.id, e.temp_id)?.is_some();
+    if known {
+        return own(cx, c.id, e.temp_id, e.seq, e.sent_at, todo);
+    }
+    // Nothing here knows of it: this store is an older copy. Its ratchets must not be used again.
+    tracing::warn!(conversation = %c.id, seq = e.seq, "this store is older than what this device sent");
+    if e.kind == EnvelopeKind::Application {
+        undecryptable(cx, c, e, "restored_copy")?;
+        cx.w.raise_n(c.id, c.next_n + 1)?;
+        cx.w.set_needs_rejoin(c.id, true)?;
+    }
+    queue_rejoin(cx, c)?;
+    cx.w.set_last_seq(c.id, e.seq, e.sent_at)?;
+    cx.changed(c.id);
+    Ok(())
+}
+
+/// Something of ours has its place.
+fn own(cx: &mut Cx<'_>, id: ConversationId, temp_id: TempId, seq: u64, at: UnixMillis, todo: &mut Todo) -> EngineResult<()> {
+    let Some(c) = cx.r().conversation(id)? else { return Ok(()) };
+    if seq <= c.last_seq || todo.gaps.contains(&id) {
+        return Ok(());
+    }
+    // A rejoin installs a group from its place on; before it the old group reads what it can.
+    if seq != c.last_seq + 1 {
+        let first_join = c.last_seq == 0 && cx.r().job_by_temp_id(temp_id)?.is_some_and(|j| j.kind == kind::REJOIN);
+        if !first_join {
+            todo.gap(id);
+            return Ok(());
+        }
+    }
+    jobs::complete(cx, &c, temp_id, seq, at, todo)?;
+    cx.w.set_last_seq(id, seq, at)?;
+    cx.changed(id);
+    Ok(())
+}
+
+impl Todo {
+    /// Asks for the details of a conversation.
+    pub fn want_refresh(&mut self, id: ConversationId) {
+        self.refresh(id);
+    }
+}
+
+/// Projection of a commit of our own that was accepted.
+pub fn project_own(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
+    project(cx, c, seq, at, change, todo)
+}
+
+/// Answers a request, sealed to the device that asked: for what this account wrote, for own devices, and for what the
+/// asking account itself wrote and lost.
+fn answer_resend(cx: &mut Cx<'_>, c: &Conversation, asker: &Leaf, r: &ResendRequest) -> EngineResult<()> {
+    let own = cx.own()?;
+    for seq in &r.seqs {
+        let resent = match cx.r().message_at(c.id, *seq)? {
+            Some((m, _)) if m.kind == RowKind::Text => {
+                let entitled = m.sender == own.user || asker.user == own.user || m.sender == asker.user;
+                if !entitled || cx.now - m.sent_at > RESEND_AGE_MS || cx.r().added_after(c.id, asker.user, *seq)? {
+                    continue;
+                }
+                let content = Content::Text(Text { body: m.body, reply_to: m.reply_to });
+                let message = Message { temp_id: m.temp_id, n: 0, written_at: m.sent_at, content }.encode()?;
+                Resent { temp_id: m.temp_id, message }
+            }
+            None if cx.r().is_silent(c.id, *seq)? => Resent { temp_id: TempId::generate(), message: Vec::new() },
+            _ => continue,
+        };
+        if !cx.w.may_answer(c.id, *seq, asker.device, RESEND_TIMES)? {
+            continue;
+        }
+        let answer = ResendAnswer::seal(*seq, &resent, &r.key, &mut rand::rngs::OsRng)?;
+        super::outbox::queue_silent(cx, c.id, Content::ResendAnswer(answer))?;
+    }
+    Ok(())
+}
+
+/// A message that was asked for.
+fn resent(cx: &mut Cx<'_>, c: &Conversation, sender: &Leaf, a: &ResendAnswer) -> EngineResult<()> {
+    let own = cx.own()?;
+    let Ok(resent) = a.open(&own.device) else { return Ok(()) };
+    let Some((row, _)) = cx.r().message_at(c.id, a.seq)?.filter(|(m, _)| m.kind == RowKind::Undecryptable) else { return Ok(()) };
+    // Only the author, an own device, or (for what we wrote ourselves) anybody in the conversation may say what it was.
+    if sender.user != row.sender && sender.user != own.user && row.sender != own.user {
+        return Ok(());
+    }
+    if resent.message.is_empty() {
+        cx.w.delete_row(row.id)?;
+    } else {
+        let Ok(Message { content: Content::Text(t), temp_id, .. }) = Message::decode(&resent.message) else { return Ok(()) };
+        if cx.r().message(c.id, temp_id)?.is_some_and(|m| m.id != row.id) {
+            cx.w.delete_row(row.id)?;
+        } else {
+            cx.w.heal(row.id, temp_id, &t.body, t.reply_to, row.sender == own.user, &[])?;
+        }
+    }
+    Ok(cx.w.resend_done(c.id, a.seq)?)
+}
+
+/// A conversation error that the caller turns into words.
+pub fn left(c: &Conversation) -> EngineResult<()> {
+    if c.state == ConversationState::Left {
+        Err(EngineError::invalid("NOT_A_MEMBER", "You are not a member of this conversation any more."))
+    } else {
+        Ok(())
+    }
+}

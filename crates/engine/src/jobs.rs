@@ -1,0 +1,702 @@
+//! The jobs of the outbox, kind by kind.
+//!
+//! Every job is idempotent by its `temp_id`. What is sent is stored before it is sent and sent again unchanged until the
+//! server has answered. A job is completed in the transaction that stores its place in the log ([`complete`]), whether
+//! the place came as an answer, as a frame or while catching up.
+
+use crate::core::inbox::{Entry, Todo, project_own};
+use crate::core::outbox::{Prepared, fail, prepare, queue_silent};
+use crate::core::{Cx, MlsRows};
+use crate::sync::Shared;
+use crate::{EngineError, EngineResult, Event, now_ms};
+use sc_e2ee::content::{Content, ResendRequest};
+use sc_e2ee::group::{CommitBundle, Group, PublicState, VerifiedKeyPackage, verify_key_package};
+use sc_e2ee::kv::{KvStorage, ScratchStore};
+use sc_e2ee::reset::Announcement;
+use sc_protocol::frame::ClientFrame;
+use sc_protocol::identity::DeviceList;
+use sc_protocol::rest::{
+    Appended, ClaimKeyPackages, ClaimedKeyPackages, ConversationKind, CreateConversation, CreatedConversation, Empty, GroupState, NewGroup,
+    PostCommit, ResetConversation, SendMessage, UserInfo,
+};
+use sc_protocol::{Blob, ConversationId, ErrorCode, TempId, UnixMillis, UserId, suite};
+use sc_store::model::{Contact, Conversation, ConversationState, IdentityChange, Job, System};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Names of the kinds, as stored.
+pub mod kind {
+    /// A message with a row.
+    pub const MESSAGE: &str = "message";
+    /// A message without one.
+    pub const SILENT: &str = "silent";
+    /// Makes a conversation on the server.
+    pub const CREATE: &str = "create";
+    /// Adds people, or devices that are missing.
+    pub const ADD: &str = "add";
+    /// Removes people.
+    pub const REMOVE: &str = "remove";
+    /// Commits what the server proposed, or renews this device's keys.
+    pub const COMMIT: &str = "commit";
+    /// Rejoins by external commit (reset level 1).
+    pub const REJOIN: &str = "rejoin";
+    /// A new group for everyone (reset level 2).
+    pub const RESET: &str = "reset";
+    /// Leaves.
+    pub const LEAVE: &str = "leave";
+}
+
+/// Body of [`kind::CREATE`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Create {
+    /// The other person of a direct conversation.
+    pub peer: Option<UserId>,
+    /// The others of a group.
+    pub members: Vec<UserId>,
+}
+
+/// Body of [`kind::ADD`] and [`kind::REMOVE`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct People {
+    /// Who.
+    pub users: Vec<UserId>,
+    /// They are members already; only their devices are missing.
+    pub devices_only: bool,
+}
+
+/// Body of [`kind::COMMIT`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Commit {
+    /// Commit even when the server proposed nothing.
+    pub force: bool,
+}
+
+/// Body of [`kind::REJOIN`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Rejoin {
+    /// Nothing to do when a Welcome has come in the meantime.
+    pub only_if_joining: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RejoinSent {
+    post: PostCommit,
+    #[serde(with = "serde_bytes")]
+    scratch: Vec<u8>,
+    suite: u16,
+}
+
+/// CBOR.
+pub fn encode<T: Serialize>(v: &T) -> EngineResult<Vec<u8>> {
+    let mut out = Vec::new();
+    ciborium::into_writer(v, &mut out).map_err(|e| EngineError::invalid("ENCODING", e.to_string()))?;
+    Ok(out)
+}
+
+fn decode<T: DeserializeOwned>(b: &[u8]) -> EngineResult<T> {
+    ciborium::from_reader(b).map_err(|e| EngineError::invalid("ENCODING", e.to_string()))
+}
+
+/// What to do with a job after a try.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Finished, or waiting for its place; look for the next one.
+    Done,
+    /// Something changed; try again at once.
+    Again,
+    /// Try again later.
+    Wait,
+}
+
+/// Carries out one job.
+pub async fn run(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    match job.kind.as_str() {
+        kind::MESSAGE | kind::SILENT => send(s, job).await,
+        kind::CREATE => create(s, job).await,
+        kind::ADD | kind::REMOVE | kind::COMMIT => commit(s, job).await,
+        kind::REJOIN => rejoin(s, job).await,
+        kind::RESET => reset(s, job).await,
+        kind::LEAVE => leave(s, job).await,
+        other => {
+            tracing::error!(kind = other, "a job of an unknown kind is dropped");
+            s.db.write(move |cx| Ok(cx.w.delete_job(job.id)?)).await?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// The place of something of ours: finishes its job. Doing it twice changes nothing.
+pub fn complete(cx: &mut Cx<'_>, c: &Conversation, temp_id: TempId, seq: u64, at: UnixMillis, todo: &mut Todo) -> EngineResult<()> {
+    let Some(job) = cx.r().job_by_temp_id(temp_id)? else { return Ok(()) };
+    match job.kind.as_str() {
+        kind::MESSAGE => {
+            cx.w.mark_sent(c.id, temp_id, seq, at)?;
+            cx.w.set_read_seq(c.id, seq)?;
+        }
+        kind::SILENT => cx.w.set_silent(c.id, seq)?,
+        kind::REJOIN => install_rejoin(cx, c, &job, seq, at, todo)?,
+        kind::RESET => install_reset(cx, c, &job, seq, at)?,
+        _ => {
+            let change = cx.with_group(c, |g, mls| {
+                let change = g.pending_change()?;
+                g.merge_pending(mls)?;
+                Ok(change)
+            })?;
+            if let Some(change) = change {
+                project_own(cx, c, seq, at, &change, todo)?;
+            }
+            cx.w.forget_ciphertexts(c.id)?;
+        }
+    }
+    cx.w.delete_job(job.id)?;
+    cx.events.insert(Event::Outbox);
+    Ok(())
+}
+
+async fn store_place(s: &Shared, a: Appended) -> EngineResult<()> {
+    s.store(vec![Entry::Own { conversation: a.conversation_id, temp_id: a.temp_id, seq: a.seq, at: a.sent_at }]).await
+}
+
+async fn send(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    let id = job.id;
+    let job = match s.db.write(move |cx| prepare(cx, id)).await? {
+        Prepared::Ready(job) => job,
+        Prepared::Later => return Ok(Outcome::Wait),
+        Prepared::Failed => return Ok(Outcome::Done),
+    };
+    let message = SendMessage {
+        conversation_id: job.conversation,
+        temp_id: job.temp_id,
+        epoch: job.epoch,
+        generation: job.generation,
+        payload: Blob::from(job.ciphertext.clone().unwrap_or_default()),
+    };
+    match s.request(|request_id| ClientFrame::SendMessage { request_id, message }).await {
+        // The place came with the frame, in the order of the log.
+        Ok(()) => Ok(Outcome::Done),
+        Err(EngineError::Server(e)) => refused(s, job, *e).await,
+        Err(e) => Err(e),
+    }
+}
+
+async fn refused(s: &Shared, job: Job, e: sc_protocol::ErrorBody) -> EngineResult<Outcome> {
+    match e.code {
+        ErrorCode::StaleEpoch => {
+            s.catch_up_to(job.conversation, e.seq.unwrap_or(0)).await?;
+            Ok(Outcome::Again)
+        }
+        ErrorCode::NotAMember => {
+            // The server decides who is a member; whether only this device is missing, it says too.
+            s.refresh_conversation(job.conversation).await?;
+            s.db.write(move |cx| {
+                let c = cx.conversation(job.conversation)?;
+                if c.state == ConversationState::Left {
+                    return fail(cx, &job, "NOT_A_MEMBER");
+                }
+                crate::core::inbox::queue_rejoin(cx, &c)
+            })
+            .await?;
+            Ok(Outcome::Wait)
+        }
+        code if code.is_retryable() => {
+            let wait = i64::try_from(e.retry_after_ms.unwrap_or(1_000)).unwrap_or(1_000);
+            s.db.write(move |cx| Ok(cx.w.delay_job(job.id, cx.now + wait)?)).await?;
+            Ok(Outcome::Wait)
+        }
+        code => {
+            s.db.write(move |cx| fail(cx, &job, code.as_str())).await?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+async fn create(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    let body: Create = decode(&job.body)?;
+    let id = job.conversation;
+    let request: CreateConversation = match &job.ciphertext {
+        Some(b) => decode(b)?,
+        None => {
+            let (peer, job) = (body.peer, job.clone());
+            s.db.write(move |cx| {
+                let c = cx.conversation(id)?;
+                let server_key = cx.own()?.server_key.clone();
+                let (group, public) = cx.with_context(|mls| Ok(Group::create(mls, id, 0, c.suite, &server_key)?))?;
+                cx.set_group(id, Some(group));
+                let group = NewGroup { group_info: Blob::from(public.group_info), ratchet_tree: Blob::from(public.ratchet_tree) };
+                let request = CreateConversation { conversation_id: id, peer, group };
+                cx.w.set_ciphertext(&job, Some(&encode(&request)?), 0, 0)?;
+                Ok(request)
+            })
+            .await?
+        }
+    };
+    let path = if request.peer.is_some() { "/v1/conversations/direct" } else { "/v1/conversations" };
+    let created: CreatedConversation = match s.api.post(path, &request).await {
+        Ok(c) => c,
+        // Ours from before a crash.
+        Err(EngineError::Server(e)) if e.code == ErrorCode::Conflict => {
+            CreatedConversation { conversation: s.api.get(&format!("/v1/conversations/{id}")).await?, created: true }
+        }
+        Err(e) => return give_up(s, job, e).await,
+    };
+    s.db.write(move |cx| {
+        let info = created.conversation;
+        if info.conversation_id != id {
+            return adopt(cx, id, &info);
+        }
+        cx.w.set_roster(id, &info.members)?;
+        cx.w.set_state(id, ConversationState::Active)?;
+        if body.peer.is_none() {
+            let by = cx.own()?.user;
+            cx.w.insert_system(id, 0, cx.now, &System::Created { by })?;
+        }
+        let users = body.peer.map_or(body.members, |p| vec![p]);
+        cx.w.delete_job(job.id)?;
+        let add = People { users, devices_only: body.peer.is_some() };
+        cx.w.push_job_first(id, kind::ADD, TempId::generate(), &encode(&add)?)?;
+        cx.changed(id);
+        cx.events.insert(Event::Outbox);
+        Ok(())
+    })
+    .await?;
+    Ok(Outcome::Done)
+}
+
+/// The pair has a conversation already: what was written here moves there.
+fn adopt(cx: &mut Cx<'_>, local: ConversationId, info: &sc_protocol::rest::ConversationInfo) -> EngineResult<()> {
+    let c = cx.conversation(local)?;
+    if cx.r().conversation(info.conversation_id)?.is_none() {
+        let state = ConversationState::Joining;
+        cx.w.insert_conversation(&Conversation { id: info.conversation_id, state, roster: info.members.clone(), next_n: 1, ..c })?;
+    }
+    cx.w.move_unsent(local, info.conversation_id)?;
+    cx.delete_group(local, 0)?;
+    cx.w.delete_conversation(local)?;
+    cx.events.insert(Event::Moved(local, info.conversation_id));
+    cx.changed(info.conversation_id);
+    if !info.device_in_group {
+        let job =
+            cx.w.push_job_first(info.conversation_id, kind::REJOIN, TempId::generate(), &encode(&Rejoin { only_if_joining: true })?)?;
+        cx.w.delay_job(job, cx.now + 2_000)?;
+    }
+    cx.events.insert(Event::Outbox);
+    Ok(())
+}
+
+/// A refusal that is not about the group: final ones end the job and are told.
+async fn give_up(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> {
+    if e.is_retryable() {
+        return Err(e);
+    }
+    let code = e.code().to_owned();
+    tracing::warn!(kind = job.kind, %code, "a job was refused");
+    s.db.write(move |cx| {
+        let c = cx.conversation(job.conversation)?;
+        if let Some(()) = cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))? {}
+        cx.w.delete_job(job.id)?;
+        cx.w.insert_system(c.id, c.last_seq, cx.now, &System::Refused { reason: code })?;
+        if job.kind == kind::CREATE {
+            cx.w.set_state(c.id, ConversationState::Broken)?;
+        }
+        cx.changed(c.id);
+        Ok(())
+    })
+    .await?;
+    Ok(Outcome::Done)
+}
+
+/// Verifies what the server says about an account against what is pinned; newest facts are stored.
+pub fn verify_user(cx: &mut Cx<'_>, info: &UserInfo) -> EngineResult<DeviceList> {
+    let list = DeviceList::verify(info.device_list.as_slice(), info.identity_key.as_slice()).map_err(sc_e2ee::E2eeError::from)?;
+    if list.user_id != info.user_id {
+        return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another account's identity."));
+    }
+    cx.pin(info.user_id, info.identity_key.as_slice(), Some(&info.username))?;
+    if let Some(k) = cx.r().contact(info.user_id)? {
+        if list.version < k.list_version {
+            return Err(EngineError::invalid("ROLLED_BACK", "The server showed an older list of devices than before. Nothing was sent."));
+        }
+        cx.w.put_contact(&Contact {
+            username: info.username.clone(),
+            device_list: info.device_list.to_vec(),
+            list_version: list.version,
+            ..k
+        })?;
+    }
+    Ok(list)
+}
+
+async fn claim(s: &Shared, user: UserId, suite: u16) -> EngineResult<Vec<VerifiedKeyPackage>> {
+    let claimed: ClaimedKeyPackages = s.api.post(&format!("/v1/users/{user}/key-packages/claim"), &ClaimKeyPackages { suite }).await?;
+    let crypto = s.db.crypto.clone();
+    s.db.write(move |cx| {
+        if claimed.user.user_id != user {
+            return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another account's keys."));
+        }
+        let list = verify_user(cx, &claimed.user)?;
+        if cx.r().contact(user)?.is_some_and(|k| k.changed == IdentityChange::Blocking) {
+            return Err(EngineError::invalid("IDENTITY_CHANGED", "Confirm the changed safety number first."));
+        }
+        let mut out = Vec::new();
+        for k in &claimed.key_packages {
+            let verified = verify_key_package(&crypto, suite, k.key_package.as_slice())?;
+            let l = &verified.leaf;
+            let listed = list.key_of(l.device).is_some_and(|key| key.as_slice() == l.device_key.as_slice());
+            if l.user != user || l.identity_key.as_slice() != claimed.user.identity_key.as_slice() || !listed {
+                return Err(EngineError::invalid(
+                    "IDENTITY_MISMATCH",
+                    "The server handed out keys that are not that person's. Nothing was sent.",
+                ));
+            }
+            out.push(verified);
+        }
+        Ok(out)
+    })
+    .await
+}
+
+async fn commit(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    let post: PostCommit = match &job.ciphertext {
+        Some(b) => decode(b)?,
+        None => match build_commit(s, &job).await {
+            Ok(Some(post)) => post,
+            Ok(None) => return Ok(Outcome::Done),
+            Err(e) => return give_up(s, job, e).await,
+        },
+    };
+    match s.api.post::<Appended>(&format!("/v1/conversations/{}/commits", job.conversation), &post).await {
+        Ok(a) => {
+            store_place(s, a).await?;
+            Ok(Outcome::Done)
+        }
+        Err(EngineError::Server(e)) if e.code == ErrorCode::StaleEpoch => {
+            let (id, conversation) = (job.id, job.conversation);
+            s.db.write(move |cx| {
+                let Some(job) = cx.r().job(id)? else { return Ok(()) };
+                let c = cx.conversation(conversation)?;
+                cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))?;
+                cx.w.set_ciphertext(&job, None, 0, 0)?;
+                cx.w.delay_job(id, cx.now + 50 + i64::from(rand::random::<u8>()))?;
+                Ok(())
+            })
+            .await?;
+            s.catch_up_to(conversation, e.seq.unwrap_or(0)).await?;
+            Ok(Outcome::Again)
+        }
+        Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => refused(s, job, *e).await,
+        Err(e) => give_up(s, job, e).await,
+    }
+}
+
+async fn build_commit(s: &Shared, job: &Job) -> EngineResult<Option<PostCommit>> {
+    let c = s.read(move |r, id: ConversationId| r.conversation(id), job.conversation).await?;
+    let Some(c) = c.filter(|c| c.state == ConversationState::Active) else {
+        let id = job.id;
+        s.db.write(move |cx| Ok(cx.w.delete_job(id)?)).await?;
+        return Ok(None);
+    };
+    let people: People = if job.kind == kind::COMMIT { People::default() } else { decode(&job.body)? };
+    let force = job.kind == kind::COMMIT && decode::<Commit>(&job.body)?.force;
+    let adding = job.kind == kind::ADD;
+    let mut packages = Vec::new();
+    if adding {
+        let own = s.own.user;
+        let mut users = people.users.clone();
+        if !users.contains(&own) {
+            users.push(own);
+        }
+        for user in users {
+            packages.extend(claim(s, user, c.suite).await?);
+        }
+        if people.users.iter().any(|u| *u != own && !packages.iter().any(|p| p.leaf.user == *u)) && !people.devices_only {
+            return Err(EngineError::invalid("NO_KEY_PACKAGE", "Somebody has no device that can be added yet."));
+        }
+    }
+    let job = job.clone();
+    s.db.write(move |cx| {
+        let c = cx.conversation(job.conversation)?;
+        let removes = people.users.clone();
+        let bundle: Option<(CommitBundle, u64)> = cx
+            .with_group(&c, |g, mls| {
+                let leaves = g.leaves()?;
+                packages.retain(|p| !leaves.iter().any(|l| l.device == p.leaf.device));
+                let out: Vec<_> =
+                    if adding { Vec::new() } else { leaves.iter().filter(|l| removes.contains(&l.user)).map(|l| l.device).collect() };
+                if packages.is_empty() && out.is_empty() && !g.has_proposals() && !force {
+                    return Ok(None);
+                }
+                if g.has_pending_commit() {
+                    g.clear_pending(mls.storage)?;
+                }
+                let epoch = g.epoch();
+                Ok(Some((g.commit(mls, std::mem::take(&mut packages), &out)?, epoch)))
+            })?
+            .flatten();
+        let Some((bundle, epoch)) = bundle else {
+            cx.w.delete_job(job.id)?;
+            return Ok(None);
+        };
+        let (add_users, remove_users) = match job.kind.as_str() {
+            kind::ADD if !people.devices_only => (people.users, Vec::new()),
+            kind::REMOVE => (Vec::new(), people.users),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let post = PostCommit {
+            temp_id: job.temp_id,
+            generation: c.generation,
+            epoch,
+            commit: Blob::from(bundle.commit),
+            welcome: bundle.welcome.map(Blob::from),
+            group_info: Blob::from(bundle.group_info),
+            add_users,
+            remove_users,
+        };
+        cx.w.set_ciphertext(&job, Some(&encode(&post)?), c.generation, epoch)?;
+        Ok(Some(post))
+    })
+    .await
+}
+
+async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    let body: Rejoin = decode(&job.body)?;
+    let id = job.conversation;
+    let c = s.read(|r, id: ConversationId| r.conversation(id), id).await?;
+    let done =
+        c.as_ref().is_none_or(|c| c.state == ConversationState::Left || (body.only_if_joining && c.state != ConversationState::Joining));
+    if done {
+        s.db.write(move |cx| Ok(cx.w.delete_job(job.id)?)).await?;
+        return Ok(Outcome::Done);
+    }
+    let sent: RejoinSent = match &job.ciphertext {
+        Some(b) => decode(b)?,
+        None => {
+            let state: GroupState = match s.api.get(&format!("/v1/conversations/{id}/group")).await {
+                Ok(g) => g,
+                Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return refused(s, job, *e).await,
+                Err(e) => return give_up(s, job, e).await,
+            };
+            let job = job.clone();
+            s.db.write(move |cx| prepare_rejoin(cx, &job, &state)).await?
+        }
+    };
+    match s.api.post::<Appended>(&format!("/v1/conversations/{id}/commits"), &sent.post).await {
+        Ok(a) => {
+            // Entries before the place are read with the old group where that is possible.
+            s.catch_up_to(id, a.seq.saturating_sub(1)).await?;
+            store_place(s, a).await?;
+            Ok(Outcome::Done)
+        }
+        Err(EngineError::Server(e)) if matches!(e.code, ErrorCode::StaleEpoch | ErrorCode::InvalidCommit) => {
+            let attempts = job.attempts;
+            s.db.write(move |cx| {
+                cx.w.set_ciphertext(&job, None, 0, 0)?;
+                cx.w.delay_job(job.id, cx.now + 200 * i64::from(attempts))?;
+                if attempts >= 5 {
+                    cx.w.delete_job(job.id)?;
+                    cx.w.set_state(id, ConversationState::Broken)?;
+                    cx.changed(id);
+                }
+                Ok(())
+            })
+            .await?;
+            Ok(Outcome::Again)
+        }
+        Err(e) => give_up(s, job, e).await,
+    }
+}
+
+fn prepare_rejoin(cx: &mut Cx<'_>, job: &Job, state: &GroupState) -> EngineResult<RejoinSent> {
+    let own = cx.own()?;
+    let public = PublicState { group_info: state.group_info.to_vec(), ratchet_tree: state.ratchet_tree.to_vec() };
+    let (group, scratch, bundle) = Group::rejoin(cx.crypto, &own.device, &own.certificate, &public)?;
+    if group.id() != sc_e2ee::group::group_id(job.conversation, state.generation) {
+        return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another group."));
+    }
+    for l in group.leaves()? {
+        cx.pin(l.user, &l.identity_key, None)?;
+    }
+    let post = PostCommit {
+        temp_id: job.temp_id,
+        generation: state.generation,
+        epoch: state.epoch,
+        commit: Blob::from(bundle.commit),
+        welcome: None,
+        group_info: Blob::from(bundle.group_info),
+        add_users: Vec::new(),
+        remove_users: Vec::new(),
+    };
+    let sent = RejoinSent { post, scratch: scratch.to_bytes().map_err(sc_e2ee::E2eeError::mls)?, suite: group.suite() };
+    cx.w.set_ciphertext(job, Some(&encode(&sent)?), state.generation, state.epoch)?;
+    Ok(sent)
+}
+
+fn install_rejoin(cx: &mut Cx<'_>, c: &Conversation, job: &Job, seq: u64, at: UnixMillis, todo: &mut Todo) -> EngineResult<()> {
+    let Some(bytes) = &job.ciphertext else { return Ok(()) };
+    let sent: RejoinSent = decode(bytes)?;
+    cx.delete_group(c.id, c.generation)?;
+    cx.delete_group(c.id, sent.post.generation)?;
+    let scratch = ScratchStore::from_bytes(&sent.scratch).map_err(sc_e2ee::E2eeError::mls)?;
+    scratch.install(&MlsRows(cx.w)).map_err(sc_e2ee::E2eeError::mls)?;
+    let id = sc_e2ee::group::group_id(c.id, sent.post.generation);
+    let group = Group::load(&KvStorage(MlsRows(cx.w)), &id)?;
+    cx.set_group(c.id, group);
+    cx.w.set_group(c.id, sent.post.generation, sent.suite)?;
+    cx.w.set_state(c.id, ConversationState::Active)?;
+    cx.w.set_needs_rejoin(c.id, false)?;
+    cx.w.forget_ciphertexts(c.id)?;
+    if c.last_seq > 0 {
+        let who = cx.own()?.user;
+        cx.w.insert_system(c.id, seq, at, &System::SessionRefreshed { who })?;
+    }
+    todo.want_refresh(c.id);
+    Ok(())
+}
+
+async fn reset(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    let id = job.conversation;
+    let request: ResetConversation = match &job.ciphertext {
+        Some(b) => decode(b)?,
+        None => {
+            let state: GroupState = match s.api.get(&format!("/v1/conversations/{id}/group")).await {
+                Ok(g) => g,
+                Err(e) => return give_up(s, job, e).await,
+            };
+            s.catch_up_to(id, state.seq).await?;
+            let job = job.clone();
+            s.db.write(move |cx| prepare_reset(cx, &job, &state)).await?
+        }
+    };
+    match s.api.post::<Appended>(&format!("/v1/conversations/{id}/reset"), &request).await {
+        Ok(a) => {
+            s.catch_up_to(id, a.seq.saturating_sub(1)).await?;
+            store_place(s, a).await?;
+            Ok(Outcome::Done)
+        }
+        Err(EngineError::Server(e)) if e.code == ErrorCode::StaleEpoch && job.attempts < 5 => {
+            s.db.write(move |cx| {
+                cx.w.set_ciphertext(&job, None, 0, 0)?;
+                cx.w.delay_job(job.id, cx.now)?;
+                Ok(())
+            })
+            .await?;
+            Ok(Outcome::Again)
+        }
+        Err(e) => give_up(s, job, e).await,
+    }
+}
+
+fn prepare_reset(cx: &mut Cx<'_>, job: &Job, state: &GroupState) -> EngineResult<ResetConversation> {
+    let own = cx.own()?;
+    let c = cx.conversation(job.conversation)?;
+    let generation = state.generation + 1;
+    let suite = if c.suite == 0 { suite::HYBRID } else { c.suite };
+    cx.delete_group(c.id, generation)?;
+    let (_, public) = cx.with_context(|mls| Ok(Group::create(mls, c.id, generation, suite, &own.server_key)?))?;
+    let announcement = Announcement {
+        conversation_id: c.id,
+        generation,
+        old_epoch: state.epoch,
+        suite,
+        user_id: own.user,
+        device_id: own.device.device_id,
+    };
+    let request = ResetConversation {
+        temp_id: job.temp_id,
+        generation: state.generation,
+        epoch: state.epoch,
+        group: NewGroup { group_info: Blob::from(public.group_info), ratchet_tree: Blob::from(public.ratchet_tree) },
+        announcement: Blob::from(announcement.sign(&own.device)?),
+    };
+    cx.w.set_ciphertext(job, Some(&encode(&request)?), generation, 0)?;
+    Ok(request)
+}
+
+fn install_reset(cx: &mut Cx<'_>, c: &Conversation, job: &Job, seq: u64, at: UnixMillis) -> EngineResult<()> {
+    let own = cx.own()?.user;
+    cx.delete_group(c.id, c.generation)?;
+    let suite = if c.suite == 0 { suite::HYBRID } else { c.suite };
+    cx.w.set_group(c.id, job.generation, suite)?;
+    cx.w.set_state(c.id, ConversationState::Active)?;
+    cx.w.set_needs_rejoin(c.id, false)?;
+    cx.w.forget_ciphertexts(c.id)?;
+    cx.w.insert_system(c.id, seq, at, &System::SessionReset { by: own })?;
+    // The same people, no others: a reset never grows the roster.
+    let users: Vec<UserId> = c.roster.iter().map(|m| m.user_id).filter(|u| *u != own).collect();
+    cx.w.push_job_first(c.id, kind::ADD, TempId::generate(), &encode(&People { users, devices_only: true })?)?;
+    Ok(())
+}
+
+async fn leave(s: &Shared, job: Job) -> EngineResult<Outcome> {
+    let id = job.conversation;
+    match s.api.post::<Empty>(&format!("/v1/conversations/{id}/leave"), &Empty {}).await {
+        Ok(_) => {}
+        Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => {}
+        Err(e) => return give_up(s, job, e).await,
+    }
+    s.db.write(move |cx| {
+        let c = cx.conversation(id)?;
+        cx.delete_group(id, c.generation)?;
+        cx.w.set_state(id, ConversationState::Left)?;
+        cx.w.delete_job(job.id)?;
+        let who = cx.own()?.user;
+        cx.w.insert_system(id, c.last_seq, cx.now, &System::Removed { who, by: who })?;
+        cx.changed(id);
+        Ok(())
+    })
+    .await?;
+    Ok(Outcome::Done)
+}
+
+/// Asks for messages that could not be read and whose time has come.
+pub async fn ask_again(s: &Shared) -> EngineResult<()> {
+    s.db.write(|cx| {
+        let device = cx.own()?.device.link_public();
+        for c in cx.r().conversations()? {
+            if c.state != ConversationState::Active || c.needs_rejoin {
+                continue;
+            }
+            let seqs = cx.r().resends_due(c.id, now_ms(), 100)?;
+            if seqs.is_empty() {
+                continue;
+            }
+            for seq in &seqs {
+                cx.w.resend_asked(c.id, *seq, cx.now + 6 * 3_600_000)?;
+            }
+            queue_silent(cx, c.id, Content::ResendRequest(ResendRequest { seqs, key: device.to_vec() }))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A conversation that has to be made.
+pub fn start_conversation(cx: &mut Cx<'_>, peer: Option<UserId>, members: Vec<UserId>, title: &str) -> EngineResult<ConversationId> {
+    let own = cx.own()?.user;
+    let id = ConversationId::generate();
+    let kind_of = if peer.is_some() { ConversationKind::Direct } else { ConversationKind::Group };
+    let suite = if members.len() < suite::HYBRID_LEAVES { suite::HYBRID } else { suite::CLASSIC };
+    cx.w.insert_conversation(&Conversation {
+        id,
+        kind: kind_of,
+        title: title.to_owned(),
+        peer,
+        generation: 0,
+        suite,
+        state: ConversationState::Creating,
+        last_seq: 0,
+        read_seq: 0,
+        last_activity: cx.now,
+        next_n: 1,
+        draft: String::new(),
+        roster: Vec::new(),
+        needs_rejoin: false,
+    })?;
+    let members: Vec<UserId> = members.into_iter().filter(|m| *m != own).collect();
+    cx.w.push_job(id, kind::CREATE, TempId::generate(), &encode(&Create { peer, members })?)?;
+    if !title.is_empty() {
+        queue_silent(cx, id, Content::Title(title.to_owned()))?;
+    }
+    cx.changed(id);
+    cx.events.insert(Event::Outbox);
+    Ok(id)
+}

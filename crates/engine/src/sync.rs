@@ -1,0 +1,669 @@
+//! The actor: the gateway in, the outbox out.
+//!
+//! | state | what happens |
+//! |---|---|
+//! | connecting | backoff 1, 2, 4 … 30 s with jitter; at once when somebody says the network is back |
+//! | catching up | cursors are sent; entries come in order; the outbox waits |
+//! | online | entries come as they happen; the outbox runs, one job at a time per conversation |
+//! | logged out | nothing, until a new login |
+
+use crate::account;
+use crate::api::Api;
+use crate::core::inbox::{Entry, Todo, receive};
+use crate::core::{Db, Own};
+use crate::engine::{ConnectionState, Event};
+use crate::jobs::{self, Outcome, kind};
+use crate::{EngineError, EngineResult, now_ms};
+use futures_util::{SinkExt as _, StreamExt as _};
+use sc_protocol::frame::{ClientFrame, Cursor, Encoding, SUBPROTOCOL_MSGPACK, ServerFrame};
+use sc_protocol::rest::{ConversationInfo, ConversationKind, ConversationPage, EnvelopePage, UserInfo};
+use sc_protocol::{ConversationId, ErrorBody, ErrorCode, TempId, limits};
+use sc_store::model::{ConversationState, Job};
+use sc_store::{Read, Reader, StoreResult};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+/// Entries stored in one transaction.
+const BATCH: usize = 100;
+/// An answer on the gateway comes within this, or the connection is taken for dead.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// What the tasks of an engine share.
+pub struct Shared {
+    /// The writing thread.
+    pub db: Db,
+    /// HTTP.
+    pub api: Api,
+    /// Who this device is.
+    pub own: Own,
+    /// Where changes are told.
+    pub events: broadcast::Sender<Event>,
+    /// How the connection is.
+    pub state: watch::Sender<ConnectionState>,
+    /// Somebody says the network is back, or the engine stops.
+    pub hurry: Notify,
+    /// The engine stops.
+    pub stop: watch::Sender<bool>,
+    reader: Arc<Mutex<Reader>>,
+    gateway: Mutex<Option<mpsc::Sender<ClientFrame>>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<(), Box<ErrorBody>>>>>,
+    next_request: AtomicU64,
+}
+
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub fn new(db: Db, api: Api, own: Own, reader: Reader, events: broadcast::Sender<Event>) -> Arc<Self> {
+        Self::assemble(db, api, own, Arc::new(Mutex::new(reader)), events)
+    }
+
+    /// The same for another device of the account: after linking, after a new identity.
+    #[must_use]
+    pub fn successor(&self, api: Api, own: Own) -> Arc<Self> {
+        Self::assemble(self.db.clone(), api, own, self.reader.clone(), self.events.clone())
+    }
+
+    fn assemble(db: Db, api: Api, own: Own, reader: Arc<Mutex<Reader>>, events: broadcast::Sender<Event>) -> Arc<Self> {
+        Arc::new(Self {
+            db,
+            api,
+            own,
+            events,
+            state: watch::channel(ConnectionState::Connecting).0,
+            hurry: Notify::new(),
+            stop: watch::channel(false).0,
+            reader,
+            gateway: Mutex::new(None),
+            waiting: Mutex::default(),
+            next_request: AtomicU64::new(1),
+        })
+    }
+
+    /// Reads. Short: the caller's thread waits.
+    pub async fn read<A: Send + 'static, T: Send + 'static>(
+        &self,
+        f: impl FnOnce(Read<'_>, A) -> StoreResult<T>,
+        arg: A,
+    ) -> EngineResult<T> {
+        Ok(f(lock(&self.reader).read(), arg)?)
+    }
+
+    /// Reads from a synchronous caller.
+    pub fn read_now<T>(&self, f: impl FnOnce(Read<'_>) -> StoreResult<T>) -> EngineResult<T> {
+        Ok(f(lock(&self.reader).read())?)
+    }
+
+    /// Sends a request on the gateway and waits for its answer.
+    pub async fn request(&self, frame: impl FnOnce(u64) -> ClientFrame) -> EngineResult<()> {
+        let gateway = lock(&self.gateway).clone().ok_or_else(|| EngineError::Offline("not connected".into()))?;
+        let id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (tx, rx) = oneshot::channel();
+        lock(&self.waiting).insert(id, tx);
+        let sent = gateway.send(frame(id)).await;
+        let answer = if sent.is_ok() { tokio::time::timeout(ANSWER, rx).await.ok().and_then(Result::ok) } else { None };
+        lock(&self.waiting).remove(&id);
+        match answer {
+            Some(Ok(())) => Ok(()),
+            Some(Err(e)) => Err(EngineError::Server(e)),
+            None => Err(EngineError::Offline("no answer".into())),
+        }
+    }
+
+    fn answer(&self, id: u64, result: Result<(), Box<ErrorBody>>) {
+        if let Some(tx) = lock(&self.waiting).remove(&id) {
+            // The one who asked may have stopped waiting.
+            let _ = tx.send(result);
+        }
+    }
+
+    /// Stores entries, then fetches what they show to be missing.
+    pub async fn store(&self, entries: Vec<Entry>) -> EngineResult<()> {
+        let mut todo = self.store_batch(entries).await?;
+        let mut rounds = 0;
+        while let Some(id) = todo.gaps.pop() {
+            rounds += 1;
+            if rounds > 1_000 {
+                return Err(EngineError::Offline("the server's log has holes".into()));
+            }
+            let more = self.fetch(id).await?;
+            todo.refresh.extend(more.refresh);
+        }
+        for id in todo.refresh {
+            if let Err(cause) = self.refresh_conversation(id).await {
+                tracing::debug!(%cause, "a conversation could not be refreshed; it is at the next connection");
+            }
+        }
+        Ok(())
+    }
+
+    async fn store_batch(&self, entries: Vec<Entry>) -> EngineResult<Todo> {
+        self.db.write(move |cx| receive(cx, &entries)).await
+    }
+
+    /// Fetches one page after the cursor, until there is none.
+    async fn fetch(&self, id: ConversationId) -> EngineResult<Todo> {
+        let mut all = Todo::default();
+        loop {
+            let after = self.read(|r, id: ConversationId| r.conversation(id), id).await?.map_or(0, |c| c.last_seq);
+            let page: EnvelopePage =
+                match self.api.get(&format!("/v1/conversations/{id}/messages?after={after}&limit={}", limits::PAGE)).await {
+                    Ok(p) => p,
+                    Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return Ok(all),
+                    Err(e) => return Err(e),
+                };
+            let Some(first) = page.envelopes.first().map(|e| e.seq) else { return Ok(all) };
+            if first > after + 1 {
+                // The server has nothing between: this device's stay begins here, or entries are gone for good.
+                self.db.write(move |cx| Ok(cx.w.set_last_seq(id, first - 1, 0)?)).await?;
+            }
+            let last = page.envelopes.last().map_or(0, |e| e.seq);
+            for chunk in page.envelopes.chunks(BATCH) {
+                let todo = self.store_batch(chunk.iter().map(|e| Entry::Envelope(Box::new(e.clone()))).collect()).await?;
+                all.refresh.extend(todo.refresh);
+            }
+            if last >= page.last_seq {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Waits until the cursor has reached `seq`; fetches when it does not come by itself.
+    pub async fn catch_up_to(&self, id: ConversationId, seq: u64) -> EngineResult<()> {
+        let mut events = self.events.subscribe();
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(300);
+        loop {
+            let at = self.read(|r, id: ConversationId| r.conversation(id), id).await?.map_or(0, |c| c.last_seq);
+            if at >= seq {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(deadline, events.recv()).await.is_err() {
+                self.fetch(id).await?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks the server about a conversation: roster, roles, whether this device is inside.
+    pub async fn refresh_conversation(&self, id: ConversationId) -> EngineResult<()> {
+        match self.api.get::<ConversationInfo>(&format!("/v1/conversations/{id}")).await {
+            Ok(info) => self.apply_info(info).await,
+            Err(EngineError::Server(e)) if matches!(e.code, ErrorCode::NotAMember | ErrorCode::NotFound) => {
+                self.db
+                    .write(move |cx| {
+                        if let Some(c) =
+                            cx.r().conversation(id)?.filter(|c| !matches!(c.state, ConversationState::Creating | ConversationState::Left))
+                        {
+                            cx.delete_group(id, c.generation)?;
+                            cx.w.set_state(id, ConversationState::Left)?;
+                            cx.changed(id);
+                        }
+                        Ok(())
+                    })
+                    .await
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn apply_info(&self, info: ConversationInfo) -> EngineResult<()> {
+        let own = self.own.user;
+        self.db
+            .write(move |cx| {
+                let id = info.conversation_id;
+                let peer =
+                    if info.kind == ConversationKind::Direct { info.members.iter().map(|m| m.user_id).find(|u| *u != own) } else { None };
+                let Some(c) = cx.r().conversation(id)? else {
+                    let generation = info.group_id.as_slice().last_chunk::<4>().map_or(0, |b| u32::from_be_bytes(*b));
+                    cx.w.insert_conversation(&sc_store::model::Conversation {
+                        id,
+                        kind: info.kind,
+                        title: String::new(),
+                        peer,
+                        generation,
+                        suite: 0,
+                        state: ConversationState::Joining,
+                        last_seq: if info.device_in_group { 0 } else { info.last_seq },
+                        read_seq: info.last_seq,
+                        last_activity: info.last_activity,
+                        next_n: 1,
+                        draft: String::new(),
+                        roster: info.members,
+                        needs_rejoin: false,
+                    })?;
+                    if !info.device_in_group {
+                        queue_join(cx, id)?;
+                    }
+                    cx.changed(id);
+                    return Ok(());
+                };
+                if c.state == ConversationState::Creating {
+                    return Ok(());
+                }
+                if c.kind != info.kind || c.peer != peer {
+                    cx.w.set_kind(id, info.kind, peer)?;
+                }
+                cx.w.set_roster(id, &info.members)?;
+                if let Some(m) = info.members.iter().find(|m| m.user_id == own) {
+                    cx.w.set_read_seq(id, m.read_seq)?;
+                }
+                for m in &info.members {
+                    if let Some(k) = cx.r().contact(m.user_id)?.filter(|k| k.username != m.username) {
+                        cx.w.put_contact(&sc_store::model::Contact { username: m.username.clone(), ..k })?;
+                    }
+                }
+                if c.state == ConversationState::Left {
+                    cx.w.set_state(id, ConversationState::Joining)?;
+                }
+                if !info.device_in_group && matches!(c.state, ConversationState::Joining | ConversationState::Left) {
+                    queue_join(cx, id)?;
+                }
+                cx.changed(id);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn refresh_all(&self) -> EngineResult<()> {
+        let mut cursor = String::new();
+        loop {
+            let page: ConversationPage = self.api.get(&format!("/v1/conversations?limit=200{cursor}")).await?;
+            for info in page.conversations {
+                self.apply_info(info).await?;
+            }
+            match page.next_cursor {
+                Some(c) => cursor = format!("&cursor={c}"),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Fetches what the server says about an account and checks it against what is pinned.
+    pub async fn refresh_user(&self, path: &str) -> EngineResult<UserInfo> {
+        let info: UserInfo = self.api.get(path).await?;
+        let checked = info.clone();
+        self.db.write(move |cx| jobs::verify_user(cx, &checked).map(|_| ())).await?;
+        Ok(info)
+    }
+
+    fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
+fn queue_join(cx: &mut crate::core::Cx<'_>, id: ConversationId) -> EngineResult<()> {
+    if !cx.r().has_job(id, kind::REJOIN)? {
+        let job = cx.w.push_job_first(id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
+        // A Welcome is the better way in and usually on its way.
+        cx.w.delay_job(job, cx.now + 1_500)?;
+        cx.events.insert(Event::Outbox);
+    }
+    Ok(())
+}
+
+/// The gateway's task.
+pub async fn run_gateway(s: Arc<Shared>) {
+    let mut attempt = 0u32;
+    while !s.stopping() {
+        s.state.send_replace(ConnectionState::Connecting);
+        let result = session(&s, &mut attempt).await;
+        *lock(&s.gateway) = None;
+        lock(&s.waiting).clear();
+        if s.stopping() {
+            break;
+        }
+        if let Err(EngineError::Server(e)) = &result
+            && matches!(
+                e.code,
+                ErrorCode::Unauthenticated | ErrorCode::AccountSuspended | ErrorCode::RefreshReused | ErrorCode::DeviceNotLinked
+            )
+        {
+            s.state.send_replace(ConnectionState::LoggedOut(e.code));
+            s.hurry.notified().await;
+            continue;
+        }
+        if let Err(cause) = &result {
+            tracing::info!(%cause, "the connection ended");
+        }
+        s.state.send_replace(ConnectionState::Offline);
+        let base = 1_000u64.saturating_mul(1 << attempt.min(5)).min(30_000);
+        attempt += 1;
+        let jitter = rand::random::<u64>() % (base / 2 + 1);
+        let wait = Duration::from_millis(base / 2 + jitter);
+        let _ = tokio::time::timeout(wait, s.hurry.notified()).await;
+    }
+    s.state.send_replace(ConnectionState::Offline);
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+async fn connect(s: &Shared) -> EngineResult<Socket> {
+    let offline = |e: &dyn std::fmt::Display| EngineError::Offline(e.to_string());
+    let token = s.api.access_token().await?;
+    let mut request = s.api.gateway().into_client_request().map_err(|e| offline(&e))?;
+    let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| offline(&e))?;
+    request.headers_mut().insert(header::AUTHORIZATION, bearer);
+    request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_MSGPACK));
+    let max = Some(16 << 20);
+    let config = WebSocketConfig::default().read_buffer_size(16 * 1024).write_buffer_size(0).max_message_size(max).max_frame_size(max);
+    let connecting = tokio_tungstenite::connect_async_with_config(request, Some(config), true);
+    match tokio::time::timeout(Duration::from_secs(15), connecting).await {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(WsError::Http(r))) => Err(offline(&format!("status {}", r.status().as_u16()))),
+        Ok(Err(e)) => Err(offline(&e)),
+        Err(_) => Err(offline(&"no answer in time")),
+    }
+}
+
+async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
+    let mut socket = connect(s).await?;
+    match tokio::time::timeout(ANSWER, next_frame(&mut socket)).await {
+        Ok(Ok(Some(ServerFrame::Connected { server_time, .. }))) => {
+            let skew = now_ms() - server_time;
+            if skew.abs() > 5 * 60_000 {
+                tracing::warn!(seconds = skew / 1000, "this device's clock differs from the server's");
+            }
+        }
+        Ok(Ok(Some(ServerFrame::ConnectionError { error })))
+            if error.code == ErrorCode::TokenExpired || error.code == ErrorCode::Unauthenticated =>
+        {
+            let stale = s.api.access_token().await?;
+            s.api.refresh(&stale).await?;
+            *attempt = 0;
+            s.hurry.notify_one();
+            return Ok(());
+        }
+        Ok(Ok(Some(ServerFrame::ConnectionError { error }))) => return Err(EngineError::Server(Box::new(error))),
+        _ => return Err(EngineError::Offline("the server did not answer".into())),
+    }
+    s.state.send_replace(ConnectionState::CatchingUp);
+    let (tx, mut outgoing) = mpsc::channel(64);
+    for frame in cursors(s).await? {
+        send(&mut socket, &frame).await?;
+    }
+    *lock(&s.gateway) = Some(tx);
+    let mut stop = s.stop.subscribe();
+    let mut ping = tokio::time::interval(Duration::from_secs(limits::DEAD_PEER_SECONDS / 3));
+    let mut heard = tokio::time::Instant::now();
+    let mut batch = Vec::new();
+    let mut frames = Vec::new();
+    loop {
+        tokio::select! {
+            message = socket.next() => {
+                heard = tokio::time::Instant::now();
+                let Some(frame) = decode(message)? else { continue };
+                frames.push(frame);
+                // What is there already is stored in one transaction.
+                while frames.len() < BATCH {
+                    match tokio::time::timeout(Duration::ZERO, socket.next()).await {
+                        Ok(m) => frames.extend(decode(m)?),
+                        Err(_) => break,
+                    }
+                }
+                for frame in frames.drain(..) {
+                    if let Some(other) = collect(frame, &mut batch, s) {
+                        flush(s, &mut batch).await?;
+                        handle(s, other, attempt).await;
+                    }
+                }
+                flush(s, &mut batch).await?;
+            }
+            Some(frame) = outgoing.recv() => send(&mut socket, &frame).await?,
+            _ = ping.tick() => {
+                if heard.elapsed() > Duration::from_secs(limits::DEAD_PEER_SECONDS) {
+                    return Err(EngineError::Offline("the server is silent".into()));
+                }
+                socket.send(Message::Ping(Vec::new().into())).await.map_err(|e| EngineError::Offline(e.to_string()))?;
+            }
+            () = s.hurry.notified(), if false => {}
+            _ = stop.changed() => {
+                // Best effort: the server notices a closed socket too.
+                let _ = socket.close(None).await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn cursors(s: &Shared) -> EngineResult<Vec<ClientFrame>> {
+    let all: Vec<Cursor> = s
+        .read(|r, ()| r.conversations(), ())
+        .await?
+        .into_iter()
+        .filter(|c| c.state != ConversationState::Creating)
+        .map(|c| Cursor { conversation_id: c.id, seq: c.last_seq })
+        .collect();
+    let mut frames: Vec<ClientFrame> =
+        all.chunks(limits::SYNC_CURSORS).map(|c| ClientFrame::Sync { cursors: c.to_vec(), done: false }).collect();
+    match frames.last_mut() {
+        Some(ClientFrame::Sync { done, .. }) => *done = true,
+        _ => frames.push(ClientFrame::Sync { cursors: Vec::new(), done: true }),
+    }
+    Ok(frames)
+}
+
+async fn send(socket: &mut Socket, frame: &ClientFrame) -> EngineResult<()> {
+    let bytes = Encoding::MsgPack.encode(frame).map_err(|e| EngineError::invalid("ENCODING", e.to_string()))?;
+    let sending = socket.send(Message::Binary(bytes.into()));
+    match tokio::time::timeout(ANSWER, sending).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(EngineError::Offline(e.to_string())),
+        Err(_) => Err(EngineError::Offline("the server takes nothing".into())),
+    }
+}
+
+fn decode(message: Option<Result<Message, WsError>>) -> EngineResult<Option<ServerFrame>> {
+    match message {
+        None => Err(EngineError::Offline("the server closed the connection".into())),
+        Some(Err(e)) => Err(EngineError::Offline(e.to_string())),
+        Some(Ok(Message::Binary(b))) => match Encoding::MsgPack.decode(&b) {
+            Ok(f) => Ok(Some(f)),
+            Err(cause) => {
+                // A frame of a newer server: what is not known is not needed.
+                tracing::warn!(%cause, "a frame was skipped");
+                Ok(None)
+            }
+        },
+        Some(Ok(Message::Close(f))) => {
+            Err(EngineError::Offline(f.map_or_else(|| "closed".to_owned(), |f| format!("closed: {}", f.reason))))
+        }
+        Some(Ok(_)) => Ok(None),
+    }
+}
+
+async fn next_frame(socket: &mut Socket) -> EngineResult<Option<ServerFrame>> {
+    loop {
+        if let Some(f) = decode(socket.next().await)? {
+            return Ok(Some(f));
+        }
+    }
+}
+
+/// Log entries go into the batch; anything else comes back.
+fn collect(frame: ServerFrame, batch: &mut Vec<Entry>, s: &Shared) -> Option<ServerFrame> {
+    match frame {
+        ServerFrame::NewMessage(e) => {
+            batch.push(Entry::Envelope(Box::new(e)));
+            None
+        }
+        ServerFrame::MessageSent { request_id, conversation_id, temp_id, seq, sent_at } => {
+            batch.push(Entry::Own { conversation: conversation_id, temp_id, seq, at: sent_at });
+            (request_id != 0).then_some(ServerFrame::Ok { request_id })
+        }
+        other => {
+            let _ = s;
+            Some(other)
+        }
+    }
+}
+
+async fn flush(s: &Shared, batch: &mut Vec<Entry>) -> EngineResult<()> {
+    while !batch.is_empty() {
+        let n = batch.len().min(BATCH);
+        let part: Vec<Entry> = batch.drain(..n).collect();
+        let again = part.clone();
+        let todo = s.store_batch(part).await?;
+        if !todo.gaps.is_empty() || !todo.refresh.is_empty() {
+            // Gaps are fetched; what follows them in this batch comes with the fetch or is skipped as known.
+            s.store(again).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn handle(s: &Arc<Shared>, frame: ServerFrame, attempt: &mut u32) {
+    let result = match frame {
+        ServerFrame::CaughtUp {} => {
+            *attempt = 0;
+            s.state.send_replace(ConnectionState::Online);
+            let s = s.clone();
+            tokio::spawn(async move { after_catch_up(&s).await });
+            Ok(())
+        }
+        ServerFrame::Ok { request_id } | ServerFrame::Pong { request_id } => {
+            s.answer(request_id, Ok(()));
+            Ok(())
+        }
+        ServerFrame::Error { request_id, error, .. } => {
+            if request_id == 0 {
+                tracing::warn!(code = %error.code, "the server refused a frame");
+            }
+            s.answer(request_id, Err(Box::new(error)));
+            Ok(())
+        }
+        ServerFrame::MessagesRead { conversation_id, user_id, seq } => {
+            s.db.write(move |cx| read_up_to(cx, conversation_id, user_id, seq)).await
+        }
+        ServerFrame::DeviceListChanged { user_id } => s.refresh_user(&format!("/v1/users/{user_id}")).await.map(|_| ()),
+        ServerFrame::ConversationUpdated { conversation_id } => s.refresh_conversation(conversation_id).await,
+        ServerFrame::DevicesChanged {} => {
+            let _ = s.events.send(Event::Devices);
+            Ok(())
+        }
+        ServerFrame::KeyPackagesLow { .. } => account::refill_key_packages(&s.db, &s.api).await,
+        _ => Ok(()),
+    };
+    if let Err(cause) = result {
+        tracing::info!(%cause, "a notice of the server could not be followed up");
+    }
+}
+
+fn read_up_to(cx: &mut crate::core::Cx<'_>, id: ConversationId, user: sc_protocol::UserId, seq: u64) -> EngineResult<()> {
+    let Some(mut c) = cx.r().conversation(id)? else { return Ok(()) };
+    if user == cx.own()?.user {
+        cx.w.set_read_seq(id, seq)?;
+    }
+    if let Some(m) = c.roster.iter_mut().find(|m| m.user_id == user) {
+        m.read_seq = m.read_seq.max(seq);
+        cx.w.set_roster(id, &c.roster)?;
+    }
+    cx.changed(id);
+    Ok(())
+}
+
+async fn after_catch_up(s: &Shared) {
+    let steps = async {
+        s.db.write(|cx| Ok(cx.w.hurry()?)).await?;
+        account::refill_key_packages(&s.db, &s.api).await?;
+        s.refresh_all().await
+    };
+    if let Err(cause) = steps.await {
+        tracing::info!(%cause, "the state could not be refreshed; it is at the next connection");
+    }
+    let _ = s.events.send(Event::Outbox);
+}
+
+/// The outbox's task.
+pub async fn run_outbox(s: Arc<Shared>) {
+    let mut events = s.events.subscribe();
+    let mut state = s.state.subscribe();
+    let mut stop = s.stop.subscribe();
+    while !s.stopping() {
+        if *state.borrow_and_update() == ConnectionState::Online {
+            match turn(&s).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(cause) => tracing::info!(%cause, "the outbox waits"),
+            }
+            if let Err(cause) = jobs::ask_again(&s).await {
+                tracing::info!(%cause, "nothing was asked for again");
+            }
+        }
+        let next = s.read(|r, ()| r.next_job_at(), ()).await.ok().flatten();
+        let wait = next.map_or(5_000, |at| (at - now_ms()).clamp(20, 5_000));
+        let woken = async {
+            loop {
+                match events.recv().await {
+                    Ok(Event::Outbox) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+        };
+        tokio::select! {
+            () = woken => {}
+            _ = state.changed() => {}
+            _ = stop.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(u64::try_from(wait).unwrap_or(1_000))) => {}
+        }
+    }
+}
+
+/// One job of every conversation. True when there may be more to do at once.
+async fn turn(s: &Arc<Shared>) -> EngineResult<bool> {
+    let jobs = s.read(|r, ()| r.first_jobs(now_ms()), ()).await?;
+    if jobs.is_empty() {
+        return Ok(false);
+    }
+    let mut more = false;
+    for chunk in jobs.chunks(16) {
+        let results = futures_util::future::join_all(chunk.iter().map(|j| run_one(s, j.clone()))).await;
+        more |= results.into_iter().any(|r| r);
+    }
+    Ok(more)
+}
+
+async fn run_one(s: &Arc<Shared>, job: Job) -> bool {
+    let (id, attempts, job_kind) = (job.id, job.attempts, job.kind.clone());
+    match jobs::run(s, job).await {
+        Ok(Outcome::Done | Outcome::Again) => true,
+        Ok(Outcome::Wait) => {
+            // Something else of the conversation comes first; it was queued before this job or is on its way.
+            let first = s.read(move |r, ()| Ok(r.job(id)?.is_some_and(|j| j.not_before <= now_ms())), ()).await.unwrap_or(false);
+            if first {
+                let later =
+                    s.db.write(move |cx| {
+                        Ok(if is_first(cx, id)? {
+                            cx.w.delay_job(id, cx.now + 500)?
+                        })
+                    })
+                    .await;
+                if let Err(cause) = later {
+                    tracing::warn!(%cause, "a job could not be put off");
+                }
+            }
+            true
+        }
+        Err(cause) => {
+            let wait = 1_000i64.saturating_mul(1 << attempts.min(5)).min(30_000);
+            tracing::info!(kind = job_kind, %cause, "a job is put off");
+            if let Err(cause) = s.db.write(move |cx| Ok(cx.w.delay_job(id, cx.now + wait)?)).await {
+                tracing::warn!(%cause, "a job could not be put off");
+            }
+            false
+        }
+    }
+}
+
+/// True when no other job of the conversation is before it.
+fn is_first(cx: &crate::core::Cx<'_>, id: i64) -> EngineResult<bool> {
+    Ok(cx.r().first_jobs(i64::MAX)?.iter().any(|j| j.id == id))
+}
