@@ -1,1 +1,1 @@
-//! x
+//! End-to-end tests live in `tests/`; this crate has no code of its own.

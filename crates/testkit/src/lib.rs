@@ -1,1 +1,225 @@
-//! x
+//! A whole world in one process: a real server on a loopback port, real engines with real encrypted stores, people with
+//! names. Faults by switch. No test sleeps and hopes: [`until`] waits for a condition with a deadline.
+//!
+//! * [`World`]: the server and its people.
+//! * [`Person`]: one device of somebody.
+
+pub mod proxy;
+
+use anyhow::{Context as _, Result, bail};
+use sc_engine::profile::{self, Opening};
+use sc_engine::{ConnectionState, Engine};
+use sc_protocol::{ConversationId, UserId};
+use sc_store::model::{MessageRow, RowKind};
+use secureconnect_server::config::Config;
+use secureconnect_server::serve::Server;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `f` gives something; an error says what was waited for.
+pub async fn until<T, F, Fut>(what: &str, mut f: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<Option<T>>>,
+{
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(v) = f().await? {
+            return Ok(v);
+        }
+        if tokio::time::Instant::now() > deadline {
+            bail!("waited in vain for: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+}
+
+/// A server and a folder for everybody's data.
+pub struct World {
+    /// Everything is in here and goes with it.
+    pub dir: tempfile::TempDir,
+    /// The server, while it runs.
+    pub server: Option<Server>,
+    /// Where it listens, also after a restart.
+    pub addr: SocketAddr,
+    config: Config,
+}
+
+impl World {
+    /// A fresh world.
+    pub async fn new() -> Result<Self> {
+        Self::with(|_| {}).await
+    }
+
+    /// A fresh world with another configuration.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Self> {
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let dir = tempfile::tempdir()?;
+        let mut config = Config {
+            data: dir.path().join("server"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            login_rate: 1000,
+            ..Config::default()
+        };
+        change(&mut config);
+        let server = Server::start(config.clone()).await?;
+        let addr = server.addr;
+        Ok(Self { dir, server: Some(server), addr, config: Config { listen: addr, ..config } })
+    }
+
+    /// The server's address for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Stops the server; clients notice.
+    pub async fn stop_server(&mut self) {
+        if let Some(s) = self.server.take() {
+            s.stop().await;
+        }
+    }
+
+    /// Starts it again on the same data and port.
+    pub async fn start_server(&mut self) -> Result<()> {
+        self.server = Some(Server::start(self.config.clone()).await?);
+        Ok(())
+    }
+
+    /// A new person with a first device.
+    pub async fn person(&self, name: &str) -> Result<Person> {
+        let p = Person::open(&self.dir.path().join(format!("{name}-1")), name).await?;
+        p.engine.register(&self.url(), name, &password(name), "laptop").await?;
+        p.online().await?;
+        Ok(p)
+    }
+
+    /// Another device of a person, approved by the given one.
+    pub async fn second_device(&self, first: &Person, n: u32) -> Result<Person> {
+        let p = Person::open(&self.dir.path().join(format!("{}-{n}", first.name)), &first.name).await?;
+        let code = p.engine.login(&self.url(), &first.name, &password(&first.name), "phone").await?.context("a new device waits")?;
+        let device = p.engine.account().context("account")?.device.device_id;
+        first.engine.approve_device(device, &code).await?;
+        until("the device is linked", || async { Ok(p.engine.poll_link().await?.then_some(())) }).await?;
+        p.online().await?;
+        Ok(p)
+    }
+}
+
+/// Everybody's password.
+#[must_use]
+pub fn password(name: &str) -> String {
+    format!("{name}'s long password")
+}
+
+/// Everybody's passphrase.
+pub const PASSPHRASE: &str = "correct horse battery staple";
+
+/// One device of somebody.
+pub struct Person {
+    /// Their name.
+    pub name: String,
+    /// Folder of the profile.
+    pub dir: PathBuf,
+    /// The engine.
+    pub engine: Engine,
+}
+
+impl Person {
+    /// Opens the profile in a folder.
+    pub async fn open(dir: &Path, name: &str) -> Result<Self> {
+        let folder = dir.to_owned();
+        let opening = until("the profile is free", || async {
+            let folder = folder.clone();
+            match tokio::task::spawn_blocking(move || profile::open(&folder, Some(PASSPHRASE), false)).await? {
+                Err(sc_engine::EngineError::InUse) => Ok(None),
+                other => Ok(Some(other?)),
+            }
+        })
+        .await?;
+        let Opening::Open(p) = opening else { bail!("the profile does not open") };
+        Ok(Self { name: name.to_owned(), dir: dir.to_owned(), engine: Engine::start(*p).await? })
+    }
+
+    /// Closes and opens again, as after a restart of the app.
+    pub async fn restart(self) -> Result<Self> {
+        let (dir, name) = (self.dir.clone(), self.name.clone());
+        self.engine.stop().await;
+        drop(self);
+        Self::open(&dir, &name).await
+    }
+
+    /// Their account.
+    pub fn id(&self) -> Result<UserId> {
+        Ok(self.engine.own_user()?)
+    }
+
+    /// Waits until the device is up to date.
+    pub async fn online(&self) -> Result<()> {
+        let mut state = self.engine.connection()?;
+        tokio::time::timeout(PATIENCE, state.wait_for(|s| *s == ConnectionState::Online))
+            .await
+            .with_context(|| format!("{} does not come online", self.name))??;
+        Ok(())
+    }
+
+    /// The direct conversation with somebody.
+    pub async fn direct(&self, other: &str) -> Result<ConversationId> {
+        let c = self.engine.find_user(other).await?;
+        Ok(self.engine.direct(c.user_id).await?)
+    }
+
+    /// Sends, without waiting.
+    pub async fn say(&self, to: ConversationId, text: &str) -> Result<MessageRow> {
+        Ok(self.engine.send_text(to, text, None).await?)
+    }
+
+    /// Waits until everything is sent.
+    pub async fn settle(&self) -> Result<()> {
+        self.engine.settle(PATIENCE).await.with_context(|| format!("{} does not settle", self.name))
+    }
+
+    /// All rows of a conversation.
+    pub fn rows(&self, c: ConversationId) -> Result<Vec<MessageRow>> {
+        Ok(self.engine.read(|r| r.rows_from(c, 0, 100_000))?)
+    }
+
+    /// All texts of a conversation, in order.
+    pub fn texts(&self, c: ConversationId) -> Result<Vec<String>> {
+        Ok(self.rows(c)?.into_iter().filter(|m| m.kind == RowKind::Text).map(|m| m.body).collect())
+    }
+
+    /// Waits until a text is there.
+    pub async fn sees(&self, c: ConversationId, text: &str) -> Result<()> {
+        until(&format!("{} sees \"{text}\"", self.name), || async { Ok(self.texts(c)?.iter().any(|t| t == text).then_some(())) }).await
+    }
+
+    /// Waits until a system line of that event is there.
+    pub async fn sees_event(&self, c: ConversationId, event: &str) -> Result<()> {
+        let mark = format!("\"event\":\"{event}\"");
+        until(&format!("{} sees the line {event}", self.name), || async {
+            Ok(self.rows(c)?.iter().any(|m| m.kind == RowKind::System && m.body.contains(&mark)).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until nothing is unreadable.
+    pub async fn all_readable(&self, c: ConversationId) -> Result<()> {
+        until(&format!("{} can read everything", self.name), || async {
+            Ok(self.engine.read(|r| r.undecryptable(c))?.is_empty().then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until the only conversation, or the one with that many members, is there.
+    pub async fn conversation_with(&self, members: usize) -> Result<ConversationId> {
+        until(&format!("{} has a conversation of {members}", self.name), || async {
+            Ok(self.engine.read(|r| r.conversations())?.into_iter().find(|c| c.roster.len() == members).map(|c| c.id))
+        })
+        .await
+    }
+}

@@ -1,0 +1,617 @@
+//! The app behind every host: one profile, one engine, one open window.
+
+use crate::AppError;
+use crate::command::{AppEvent, Command, Scope};
+use crate::settings::Settings;
+use crate::timeline::{self, Delta, PAGE, TimelineUpdate, WINDOW};
+use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Phase, PreviewView, ReportView, Row};
+use sc_engine::profile::{self, Opening};
+use sc_engine::{ConnectionState, Engine, Event, ResetScope};
+use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
+use sc_store::model::MessageRow;
+use serde::Serialize;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// How long a reset is waited for before its report says what still goes on.
+const RESET_PATIENCE: Duration = Duration::from_secs(20);
+/// Changes within this are drawn together.
+const COALESCE: Duration = Duration::from_millis(16);
+
+/// How an app is started.
+#[derive(Clone)]
+pub struct AppOptions {
+    /// Folder of the profile.
+    pub dir: PathBuf,
+    /// Ask the keyring of the system.
+    pub use_keyring: bool,
+    /// For hosts that have one (scripts).
+    pub passphrase: Option<String>,
+    /// What this device is called.
+    pub device_name: String,
+}
+
+impl std::fmt::Debug for AppOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AppOptions({})", self.dir.display())
+    }
+}
+
+/// The open window.
+struct Window {
+    conversation: ConversationId,
+    rows: Vec<Row>,
+    first: i64,
+    last: i64,
+    /// The window ends at the newest row and follows it.
+    follows: bool,
+    has_before: bool,
+    revision: u32,
+    first_unread: Option<i64>,
+}
+
+struct Inner {
+    options: AppOptions,
+    engine: Mutex<Option<Engine>>,
+    phase: Mutex<Phase>,
+    settings: Mutex<Settings>,
+    window: tokio::sync::Mutex<Option<Window>>,
+    events: broadcast::Sender<AppEvent>,
+}
+
+/// The app.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn id<T: std::str::FromStr>(s: &str) -> Result<T, AppError> {
+    s.parse().map_err(|_| AppError::new("BAD_ID", "The id is malformed."))
+}
+
+fn value<T: Serialize>(v: &T) -> Result<Value, AppError> {
+    serde_json::to_value(v).map_err(|e| AppError::new("ENCODING", e.to_string()))
+}
+
+impl App {
+    /// Starts; opens the store when that needs nothing from anybody.
+    pub async fn start(options: AppOptions) -> Result<Self, AppError> {
+        let settings = Settings::load(&options.dir);
+        let (events, _) = broadcast::channel(1024);
+        let passphrase = options.passphrase.clone();
+        let this = Self(Arc::new(Inner {
+            options,
+            engine: Mutex::new(None),
+            phase: Mutex::new(Phase::Locked),
+            settings: Mutex::new(settings),
+            window: tokio::sync::Mutex::new(None),
+            events,
+        }));
+        match this.open(passphrase).await {
+            Ok(()) => Ok(this),
+            // Said by the state, not by a start that fails.
+            Err(e) if e.code == "WRONG_KEY" => Ok(this),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn open(&self, passphrase: Option<String>) -> Result<(), AppError> {
+        let options = self.0.options.clone();
+        let opening = tokio::task::spawn_blocking(move || profile::open(&options.dir, passphrase.as_deref(), options.use_keyring))
+            .await
+            .map_err(|e| AppError::new("INTERNAL", e.to_string()))??;
+        let phase = match opening {
+            Opening::Open(profile) => {
+                let engine = Engine::start(*profile).await?;
+                *lock(&self.0.engine) = Some(engine.clone());
+                self.follow(engine.clone());
+                match engine.account() {
+                    None => Phase::Welcome,
+                    Some(a) if a.identity.is_none() => Phase::Waiting,
+                    Some(_) => Phase::Ready,
+                }
+            }
+            Opening::NeedsPassphrase { new: true } => Phase::ChoosePassphrase,
+            Opening::NeedsPassphrase { new: false } => Phase::Locked,
+            Opening::WrongPassphrase => {
+                *lock(&self.0.phase) = Phase::Locked;
+                return Err(AppError::new("WRONG_KEY", "The passphrase is wrong."));
+            }
+            Opening::KeyLost { .. } => Phase::KeyLost,
+        };
+        *lock(&self.0.phase) = phase;
+        Ok(())
+    }
+
+    /// What happens without being asked for.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<AppEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// The engine, once the store is open.
+    pub fn engine(&self) -> Result<Engine, AppError> {
+        lock(&self.0.engine).clone().ok_or_else(|| AppError::new("LOCKED", "Unlock the app first."))
+    }
+
+    /// The app as a whole.
+    #[must_use]
+    pub fn state(&self) -> AppState {
+        let engine = lock(&self.0.engine).clone();
+        let account = engine.as_ref().and_then(Engine::account);
+        let connection = engine.as_ref().and_then(|e| e.connection().ok()).map_or(Connection::Offline, |c| connection(*c.borrow()));
+        let protection = profile_protection(&self.0.options.dir);
+        AppState {
+            phase: *lock(&self.0.phase),
+            user_id: account.as_ref().map(|a| a.user.to_string()),
+            username: account.as_ref().map(|a| a.username.clone()),
+            server: account.as_ref().map(|a| a.server.clone()),
+            code: engine.as_ref().and_then(Engine::waiting_code),
+            connection,
+            protection,
+            settings: lock(&self.0.settings).clone(),
+        }
+    }
+
+    /// Answers a question.
+    pub async fn call(&self, command: Command) -> Result<Value, AppError> {
+        match command {
+            Command::State => value(&self.state()),
+            Command::Unlock { passphrase } => {
+                if passphrase.is_empty() {
+                    return Err(AppError::new("WRONG_KEY", "Enter the passphrase."));
+                }
+                if lock(&self.0.engine).is_none() {
+                    self.open(Some(passphrase)).await?;
+                }
+                value(&self.told())
+            }
+            Command::StartAnew => self.start_anew().await,
+            Command::SetSettings { settings } => {
+                let settings = settings.clamped();
+                settings.save(&self.0.options.dir).map_err(|e| AppError::new("STORE", format!("The settings could not be stored: {e}")))?;
+                *lock(&self.0.settings) = settings;
+                value(&self.told())
+            }
+            Command::Register { server, username, password } => {
+                let engine = self.engine()?;
+                engine.register(&normal_server(&server), &username.trim().to_lowercase(), &password, &self.0.options.device_name).await?;
+                *lock(&self.0.phase) = Phase::Ready;
+                self.watch_connection(&engine);
+                value(&self.told())
+            }
+            Command::Login { server, username, password } => {
+                let engine = self.engine()?;
+                let code =
+                    engine.login(&normal_server(&server), &username.trim().to_lowercase(), &password, &self.0.options.device_name).await?;
+                *lock(&self.0.phase) = if code.is_some() { Phase::Waiting } else { Phase::Ready };
+                self.watch_connection(&engine);
+                value(&self.told())
+            }
+            Command::PollLink => {
+                let engine = self.engine()?;
+                if engine.poll_link().await? {
+                    *lock(&self.0.phase) = Phase::Ready;
+                    self.watch_connection(&engine);
+                }
+                value(&self.told())
+            }
+            Command::NetworkChanged => {
+                self.engine()?.network_changed();
+                Ok(Value::Null)
+            }
+            other => self.call_ready(other).await,
+        }
+    }
+
+    async fn call_ready(&self, command: Command) -> Result<Value, AppError> {
+        let e = self.engine()?;
+        match command {
+            Command::Conversations => {
+                let names = self.names(&e)?;
+                let own = e.own_user()?;
+                let list = e.read(|r| r.list(10_000, own))?;
+                value(&list.iter().map(|l| view::list_item(l, &names)).collect::<Vec<_>>())
+            }
+            Command::Contacts => {
+                let contacts = e.read(|r| r.contacts())?;
+                value(
+                    &contacts
+                        .into_iter()
+                        .map(|c| ContactView { id: c.user_id.to_string(), name: c.username, verified: c.verified })
+                        .collect::<Vec<_>>(),
+                )
+            }
+            Command::FindUser { name } => {
+                let c = e.find_user(&name).await?;
+                value(&ContactView { id: c.user_id.to_string(), name: c.username, verified: c.verified })
+            }
+            Command::Direct { user } => value(&e.direct(id(&user)?).await?.to_string()),
+            Command::CreateGroup { title, members } => {
+                let members = members.iter().map(|m| id::<UserId>(m)).collect::<Result<_, _>>()?;
+                value(&e.create_group(&title, members).await?.to_string())
+            }
+            Command::AddMembers { conversation, users } => {
+                e.add_members(id(&conversation)?, users.iter().map(|u| id(u)).collect::<Result<_, _>>()?).await?;
+                Ok(Value::Null)
+            }
+            Command::RemoveMembers { conversation, users } => {
+                e.remove_members(id(&conversation)?, users.iter().map(|u| id(u)).collect::<Result<_, _>>()?).await?;
+                Ok(Value::Null)
+            }
+            Command::Rename { conversation, title } => {
+                e.rename(id(&conversation)?, &title).await?;
+                Ok(Value::Null)
+            }
+            Command::Leave { conversation } => {
+                e.leave(id(&conversation)?).await?;
+                Ok(Value::Null)
+            }
+            Command::Conversation { conversation } => {
+                let c: ConversationId = id(&conversation)?;
+                let names = self.names(&e)?;
+                let (c, unreadable) = e.read(|r| Ok((r.conversation(c)?, r.undecryptable(c)?.len())))?;
+                let c = c.ok_or_else(|| AppError::new("NOT_FOUND", "There is no such conversation."))?;
+                value(&view::conversation(&c, &names, unreadable))
+            }
+            Command::OpenTimeline { conversation, around } => value(&self.open_timeline(&e, id(&conversation)?, around).await?),
+            Command::PageTimeline { older } => {
+                self.page_timeline(&e, older).await?;
+                Ok(Value::Null)
+            }
+            Command::TimelineEnd => {
+                self.timeline_end(&e).await?;
+                Ok(Value::Null)
+            }
+            Command::CloseTimeline => {
+                *self.0.window.lock().await = None;
+                Ok(Value::Null)
+            }
+            Command::Send { conversation, text, reply_to } => {
+                let reply_to = reply_to.as_deref().map(id::<TempId>).transpose()?;
+                let row = e.send_text(id(&conversation)?, &text, reply_to).await?;
+                let names = self.names(&e)?;
+                value(&view::row(&row, &names, None, 0))
+            }
+            Command::Retry { row } => {
+                e.retry(row).await?;
+                Ok(Value::Null)
+            }
+            Command::SetDraft { conversation, text } => {
+                e.set_draft(id(&conversation)?, &text).await?;
+                Ok(Value::Null)
+            }
+            Command::MarkRead { conversation, seq } => {
+                e.mark_read(id(&conversation)?, seq).await?;
+                Ok(Value::Null)
+            }
+            Command::Search { query, conversation } => {
+                let c = conversation.as_deref().map(id::<ConversationId>).transpose()?;
+                let hits = e.read(|r| r.search(&query, c, 50))?;
+                let names = self.names(&e)?;
+                value(&hits.iter().map(|m| view::row(m, &names, None, 0)).collect::<Vec<_>>())
+            }
+            Command::SafetyNumber { user } => {
+                let user: UserId = id(&user)?;
+                let number = e.safety_number(user)?;
+                let contact = e.read(|r| r.contact(user))?.ok_or_else(|| AppError::new("NOT_FOUND", "There is no such contact."))?;
+                value(&view::safety(&contact, &number.digits(), &number.qr()))
+            }
+            Command::SetVerified { user, verified } => {
+                e.set_verified(id(&user)?, verified).await?;
+                Ok(Value::Null)
+            }
+            Command::AcceptIdentity { user } => {
+                e.accept_identity(id(&user)?).await?;
+                Ok(Value::Null)
+            }
+            Command::Devices => {
+                let own = e.account().map(|a| a.device.device_id);
+                let mut out = Vec::new();
+                for d in e.devices().await? {
+                    let code = if d.pending { e.code_of(&d)? } else { String::new() };
+                    out.push(DeviceView {
+                        id: d.device_id.to_string(),
+                        own: Some(d.device_id) == own,
+                        name: d.name,
+                        pending: d.pending,
+                        code,
+                        last_seen: d.last_seen,
+                    });
+                }
+                value(&out)
+            }
+            Command::ApproveDevice { device, code } => {
+                e.approve_device(id::<DeviceId>(&device)?, &code).await?;
+                Ok(Value::Null)
+            }
+            Command::RevokeDevice { device } => {
+                e.revoke_device(id::<DeviceId>(&device)?).await?;
+                Ok(Value::Null)
+            }
+            Command::PreviewReset { conversation, scope } => {
+                let c = conversation.as_deref().map(id::<ConversationId>).transpose()?;
+                value(&PreviewView::from(e.preview_reset(c, engine_scope(scope))?))
+            }
+            Command::Reset { conversation, scope, password } => {
+                let c = conversation.as_deref().map(id::<ConversationId>).transpose()?;
+                let report = e.reset(c, engine_scope(scope), password.as_deref(), RESET_PATIENCE).await?;
+                self.watch_connection(&e);
+                value(&ReportView::from(report))
+            }
+            other => Err(AppError::new("BAD_REQUEST", format!("{other:?} is not answered here."))),
+        }
+    }
+
+    async fn start_anew(&self) -> Result<Value, AppError> {
+        if *lock(&self.0.phase) != Phase::KeyLost {
+            return Err(AppError::new("FORBIDDEN", "The store can be opened; nothing is set aside."));
+        }
+        let aside = profile::set_aside(&self.0.options.dir)?;
+        tracing::warn!(folder = %aside.display(), "a store whose key is lost was set aside");
+        self.open(None).await?;
+        value(&self.told())
+    }
+
+    fn told(&self) -> AppState {
+        let state = self.state();
+        // Nobody may be listening.
+        let _ = self.0.events.send(AppEvent::State { state: state.clone() });
+        state
+    }
+
+    fn names(&self, e: &Engine) -> Result<Names, AppError> {
+        let account = e.account().ok_or_else(|| AppError::new("LOCKED", "Log in first."))?;
+        Ok(Names::new(account.user, account.username, e.read(|r| r.contacts())?))
+    }
+
+    // ---- the window ----
+
+    fn rows(&self, e: &Engine, names: &Names, c: ConversationId, messages: &[MessageRow]) -> Result<Vec<Row>, AppError> {
+        e.read(|r| {
+            let read_by_others = r.conversation(c)?.map_or(0, |c| view::others_read(&c, names));
+            messages
+                .iter()
+                .map(|m| {
+                    let quoted = m.reply_to.map(|t| r.message(c, t)).transpose()?.flatten();
+                    Ok(view::row(m, names, quoted.as_ref(), read_by_others))
+                })
+                .collect()
+        })
+        .map_err(AppError::from)
+    }
+
+    async fn open_timeline(&self, e: &Engine, c: ConversationId, around: Option<i64>) -> Result<TimelineUpdate, AppError> {
+        let names = self.names(e)?;
+        let conversation = e.read(|r| r.conversation(c))?.ok_or_else(|| AppError::new("NOT_FOUND", "There is no such conversation."))?;
+        let own = e.own_user()?;
+        let (messages, follows, first_unread) = e.read(|r| {
+            let unread_from = (i64::try_from(conversation.read_seq).unwrap_or(i64::MAX >> 21) << 20) | 0xF_FFFF;
+            let unread = r.rows_from(c, unread_from + 1, PAGE)?;
+            let first_unread = unread.iter().find(|m| m.sender != own && m.kind != sc_store::model::RowKind::System).map(|m| m.id);
+            let anchor = match around {
+                Some(id) => r.row(id)?.filter(|m| m.conversation == c).map(|m| m.pos),
+                None if unread.len() as u32 >= PAGE => unread.first().map(|m| m.pos),
+                None => None,
+            };
+            let Some(pos) = anchor else {
+                return Ok((r.rows_before(c, i64::MAX, PAGE)?, true, first_unread));
+            };
+            let mut rows = r.rows_before(c, pos, PAGE)?;
+            let after = r.rows_from(c, pos, PAGE)?;
+            let follows = (after.len() as u32) < PAGE;
+            rows.extend(after);
+            Ok((rows, follows, first_unread))
+        })?;
+        let rows = self.rows(e, &names, c, &messages)?;
+        let mut window = self.0.window.lock().await;
+        let revision = window.as_ref().map_or(1, |w| w.revision + 1);
+        let (first, last) = (messages.first().map_or(0, |m| m.pos), messages.last().map_or(0, |m| m.pos));
+        let has_before = first > 0 && !e.read(|r| r.rows_before(c, first, 1))?.is_empty();
+        let update = TimelineUpdate {
+            conversation: c.to_string(),
+            revision,
+            delta: Delta::Reset { rows: rows.clone() },
+            has_before,
+            has_after: !follows,
+            first_unread,
+        };
+        *window = Some(Window { conversation: c, rows, first, last, follows, has_before, revision, first_unread });
+        Ok(update)
+    }
+
+    async fn page_timeline(&self, e: &Engine, older: bool) -> Result<(), AppError> {
+        let mut guard = self.0.window.lock().await;
+        let Some(w) = guard.as_mut() else { return Ok(()) };
+        let c = w.conversation;
+        if older {
+            let page = e.read(|r| r.rows_before(c, w.first, PAGE))?;
+            w.first = page.first().map_or(w.first, |m| m.pos);
+            let all = e.read(|r| r.rows_from(c, w.first, WINDOW))?;
+            if all.len() as u32 == WINDOW {
+                w.follows = false;
+                w.last = all.last().map_or(w.last, |m| m.pos);
+            }
+        } else {
+            let page = e.read(|r| r.rows_from(c, w.last + 1, PAGE))?;
+            w.follows = (page.len() as u32) < PAGE;
+            w.last = page.last().map_or(w.last, |m| m.pos);
+            let kept = e.read(|r| r.rows_before(c, w.last + 1, WINDOW))?;
+            w.first = kept.first().map_or(w.first, |m| m.pos).max(w.first);
+        }
+        self.redraw(e, w)
+    }
+
+    async fn timeline_end(&self, e: &Engine) -> Result<(), AppError> {
+        let mut guard = self.0.window.lock().await;
+        let Some(w) = guard.as_mut() else { return Ok(()) };
+        let newest = e.read(|r| r.rows_before(w.conversation, i64::MAX, PAGE))?;
+        w.first = newest.first().map_or(0, |m| m.pos);
+        w.follows = true;
+        self.redraw(e, w)
+    }
+
+    /// Reads the window anew and tells what changed.
+    fn redraw(&self, e: &Engine, w: &mut Window) -> Result<(), AppError> {
+        let names = self.names(e)?;
+        let c = w.conversation;
+        let mut messages = if w.follows {
+            let newest = e.read(|r| r.rows_before(c, i64::MAX, WINDOW))?;
+            newest.into_iter().filter(|m| m.pos >= w.first).collect::<Vec<_>>()
+        } else {
+            e.read(|r| r.rows_from(c, w.first, WINDOW))?.into_iter().filter(|m| m.pos <= w.last).collect()
+        };
+        if messages.len() as u32 > WINDOW {
+            messages.drain(..messages.len() - WINDOW as usize);
+        }
+        w.first = messages.first().map_or(0, |m| m.pos);
+        w.last = messages.last().map_or(0, |m| m.pos);
+        let rows = self.rows(e, &names, c, &messages)?;
+        let has_before = w.first > 0 && !e.read(|r| r.rows_before(c, w.first, 1))?.is_empty();
+        let delta = timeline::diff(&w.rows, &rows);
+        if delta.is_none() && has_before == w.has_before {
+            return Ok(());
+        }
+        w.revision += 1;
+        w.has_before = has_before;
+        w.rows = rows;
+        let delta = delta.unwrap_or(Delta::Splice { at: 0, remove: 0, rows: Vec::new() });
+        let update = TimelineUpdate {
+            conversation: c.to_string(),
+            revision: w.revision,
+            delta,
+            has_before,
+            has_after: !w.follows,
+            first_unread: w.first_unread,
+        };
+        let _ = self.0.events.send(AppEvent::Timeline { update });
+        Ok(())
+    }
+
+    // ---- what happens by itself ----
+
+    fn follow(&self, engine: Engine) {
+        self.watch_connection(&engine);
+        let app = Arc::downgrade(&self.0);
+        let mut events = engine.events();
+        tokio::spawn(async move {
+            loop {
+                let first = match events.recv().await {
+                    Ok(e) => Some(e),
+                    Err(broadcast::error::RecvError::Lagged(_)) => None,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                tokio::time::sleep(COALESCE).await;
+                let mut batch: Vec<Event> = first.into_iter().collect();
+                let mut lagged = batch.is_empty();
+                loop {
+                    match events.try_recv() {
+                        Ok(e) if !batch.contains(&e) => batch.push(e),
+                        Ok(_) => {}
+                        Err(broadcast::error::TryRecvError::Lagged(_)) => lagged = true,
+                        Err(_) => break,
+                    }
+                }
+                let Some(inner) = app.upgrade() else { return };
+                Self(inner).tell(&engine, batch, lagged).await;
+            }
+        });
+    }
+
+    async fn tell(&self, engine: &Engine, batch: Vec<Event>, lagged: bool) {
+        let send = |e: AppEvent| drop(self.0.events.send(e));
+        let mut list = lagged;
+        for event in &batch {
+            match event {
+                Event::Conversation(c) => {
+                    list = true;
+                    send(AppEvent::Conversation { conversation: c.to_string() });
+                }
+                Event::Conversations => list = true,
+                Event::Moved(from, to) => {
+                    list = true;
+                    send(AppEvent::Moved { from: from.to_string(), to: to.to_string() });
+                }
+                Event::Contacts => {
+                    list = true;
+                    send(AppEvent::Contacts);
+                }
+                Event::Devices => send(AppEvent::Devices),
+                Event::Outbox => {}
+            }
+        }
+        if list {
+            send(AppEvent::List);
+        }
+        let mut guard = self.0.window.lock().await;
+        if let Some(w) = guard.as_mut() {
+            let concerned = lagged || batch.iter().any(|e| matches!(e, Event::Contacts) || *e == Event::Conversation(w.conversation));
+            if concerned && let Err(cause) = self.redraw(engine, w) {
+                tracing::error!(%cause, "the window could not be drawn");
+            }
+        }
+    }
+
+    fn watch_connection(&self, engine: &Engine) {
+        let Ok(mut states) = engine.connection() else { return };
+        let app = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            loop {
+                let now = *states.borrow_and_update();
+                let Some(inner) = app.upgrade() else { return };
+                let _ = inner.events.send(AppEvent::Connection { connection: connection(now) });
+                drop(inner);
+                if states.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Stops the tasks; what is unsent goes out at the next start.
+    pub async fn stop(&self) {
+        let engine = lock(&self.0.engine).clone();
+        if let Some(e) = engine {
+            e.stop().await;
+        }
+    }
+}
+
+fn connection(s: ConnectionState) -> Connection {
+    match s {
+        ConnectionState::Connecting => Connection::Connecting,
+        ConnectionState::CatchingUp => Connection::CatchingUp,
+        ConnectionState::Online => Connection::Online,
+        ConnectionState::Offline => Connection::Offline,
+        ConnectionState::LoggedOut(_) => Connection::LoggedOut,
+    }
+}
+
+fn engine_scope(s: Scope) -> ResetScope {
+    match s {
+        Scope::Device => ResetScope::Device,
+        Scope::Conversation => ResetScope::Conversation,
+        Scope::Identity => ResetScope::Identity,
+    }
+}
+
+/// `chat.example.org` becomes `https://chat.example.org`; this machine is spoken to without TLS.
+fn normal_server(s: &str) -> String {
+    let s = s.trim().trim_end_matches('/');
+    if s.contains("://") {
+        return s.to_owned();
+    }
+    let host = s.split(':').next().unwrap_or(s);
+    let local = host == "localhost" || host.starts_with("127.");
+    format!("{}://{s}", if local { "http" } else { "https" })
+}
+
+fn profile_protection(dir: &std::path::Path) -> Option<String> {
+    let slots = sc_store::keys::KeySlots::load(&dir.join("keys.json")).ok().flatten()?;
+    Some(if slots.has(sc_store::keys::SlotKind::Keyring) { "keyring" } else { "passphrase" }.to_owned())
+}

@@ -1,0 +1,264 @@
+//! Every question a host may ask, and everything it is told without asking.
+
+use crate::settings::Settings;
+use crate::timeline::TimelineUpdate;
+use crate::view::{AppState, Connection};
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+/// A question. The answer's type is named beside each.
+#[derive(Clone, Serialize, Deserialize, TS)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[ts(export, export_to = "Command.ts")]
+pub enum Command {
+    /// `AppState`.
+    State,
+    /// Opens the store, or makes it. `AppState`.
+    Unlock {
+        /// The passphrase.
+        passphrase: String,
+    },
+    /// Sets a store whose key is lost aside and starts anew; nothing is deleted. `AppState`.
+    StartAnew,
+    /// `AppState`.
+    SetSettings {
+        /// All of them.
+        settings: Settings,
+    },
+    /// `AppState`.
+    Register {
+        /// Address.
+        server: String,
+        /// Name.
+        username: String,
+        /// Goes no further than this device.
+        password: String,
+    },
+    /// `AppState`; a new device then waits for approval.
+    Login {
+        /// Address.
+        server: String,
+        /// Name.
+        username: String,
+        /// Goes no further than this device.
+        password: String,
+    },
+    /// Asks whether this device was approved. `AppState`.
+    PollLink,
+    /// `ListItem[]`.
+    Conversations,
+    /// `ContactView[]`.
+    Contacts,
+    /// Finds a person. `ContactView`.
+    FindUser {
+        /// Exact name.
+        name: String,
+    },
+    /// The direct conversation with somebody. Its id.
+    Direct {
+        /// The account.
+        user: String,
+    },
+    /// A new group. Its id.
+    CreateGroup {
+        /// Title.
+        title: String,
+        /// Accounts.
+        members: Vec<String>,
+    },
+    /// Nothing.
+    AddMembers {
+        /// The group.
+        conversation: String,
+        /// Accounts.
+        users: Vec<String>,
+    },
+    /// Nothing.
+    RemoveMembers {
+        /// The group.
+        conversation: String,
+        /// Accounts.
+        users: Vec<String>,
+    },
+    /// Nothing.
+    Rename {
+        /// The group.
+        conversation: String,
+        /// New title.
+        title: String,
+    },
+    /// Nothing.
+    Leave {
+        /// The group.
+        conversation: String,
+    },
+    /// `ConversationView`.
+    Conversation {
+        /// Which.
+        conversation: String,
+    },
+    /// Opens the window at the first unread row, or around a row. `TimelineUpdate`, then events.
+    OpenTimeline {
+        /// Which.
+        conversation: String,
+        /// Around this row.
+        #[ts(type = "number | null")]
+        around: Option<i64>,
+    },
+    /// Moves the window. Nothing; the change comes as an event.
+    PageTimeline {
+        /// Older, else newer.
+        older: bool,
+    },
+    /// Jumps to the newest rows. Nothing; the change comes as an event.
+    TimelineEnd,
+    /// Nothing.
+    CloseTimeline,
+    /// `Row`.
+    Send {
+        /// Where to.
+        conversation: String,
+        /// At most 10,000 characters.
+        text: String,
+        /// The message it answers.
+        reply_to: Option<String>,
+    },
+    /// Sends a failed message again. Nothing.
+    Retry {
+        /// The row.
+        #[ts(type = "number")]
+        row: i64,
+    },
+    /// Nothing.
+    SetDraft {
+        /// Where.
+        conversation: String,
+        /// What is being written.
+        text: String,
+    },
+    /// Nothing.
+    MarkRead {
+        /// Where.
+        conversation: String,
+        /// Up to here.
+        #[ts(type = "number")]
+        seq: u64,
+    },
+    /// `Row[]`, newest first.
+    Search {
+        /// Words.
+        query: String,
+        /// Only here.
+        conversation: Option<String>,
+    },
+    /// `SafetyView`.
+    SafetyNumber {
+        /// With whom.
+        user: String,
+    },
+    /// Nothing.
+    SetVerified {
+        /// Whom.
+        user: String,
+        /// Compared, or not.
+        verified: bool,
+    },
+    /// A changed identity is accepted without comparing. Nothing.
+    AcceptIdentity {
+        /// Whose.
+        user: String,
+    },
+    /// `DeviceView[]`.
+    Devices,
+    /// Nothing.
+    ApproveDevice {
+        /// Which.
+        device: String,
+        /// The code it shows.
+        code: String,
+    },
+    /// Nothing.
+    RevokeDevice {
+        /// Which.
+        device: String,
+    },
+    /// `PreviewView`.
+    PreviewReset {
+        /// Where; not needed for `identity`.
+        conversation: Option<String>,
+        /// What.
+        scope: Scope,
+    },
+    /// `ReportView`.
+    Reset {
+        /// Where; not needed for `identity`.
+        conversation: Option<String>,
+        /// What.
+        scope: Scope,
+        /// Needed for `identity`.
+        password: Option<String>,
+    },
+    /// The system says the network is back. Nothing.
+    NetworkChanged,
+}
+
+/// Words for the command log: never what was typed.
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = serde_json::to_value(self).ok().and_then(|v| v.get("type").and_then(|t| t.as_str().map(str::to_owned)));
+        write!(f, "Command({})", name.unwrap_or_default())
+    }
+}
+
+/// What is to be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "Scope.ts")]
+pub enum Scope {
+    /// This device's session.
+    Device,
+    /// Everyone's session.
+    Conversation,
+    /// The identity.
+    Identity,
+}
+
+/// What a host is told without asking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[ts(export, export_to = "AppEvent.ts")]
+pub enum AppEvent {
+    /// The app as a whole changed.
+    State {
+        /// As it is.
+        state: AppState,
+    },
+    /// The connection changed.
+    Connection {
+        /// As it is.
+        connection: Connection,
+    },
+    /// The list of conversations changed.
+    List,
+    /// A conversation changed (title, members, state).
+    Conversation {
+        /// Which.
+        conversation: String,
+    },
+    /// A conversation goes on under another id.
+    Moved {
+        /// Was.
+        from: String,
+        /// Is.
+        to: String,
+    },
+    /// The open window changed.
+    Timeline {
+        /// How.
+        update: TimelineUpdate,
+    },
+    /// Contacts or verification changed.
+    Contacts,
+    /// Own devices changed.
+    Devices,
+}
