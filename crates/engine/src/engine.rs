@@ -228,6 +228,11 @@ impl Engine {
         Ok(f(lock(&self.0.spare).read())?)
     }
 
+    /// The HTTP side of the server.
+    pub fn http(&self) -> EngineResult<Api> {
+        Ok(self.shared()?.api.clone())
+    }
+
     /// The writing thread, for benchmarks and fault tests.
     #[must_use]
     pub fn db(&self) -> &Db {

@@ -195,6 +195,11 @@ impl<'a> Read<'a> {
         )
     }
 
+    /// Rows of all conversations in the order they were stored, after a local id.
+    pub fn rows_after_id(&self, id: i64, limit: u32) -> StoreResult<Vec<MessageRow>> {
+        self.all(&format!("{MESSAGE} WHERE id > ?1 ORDER BY id LIMIT ?2"), params![id, limit], message)
+    }
+
     /// A message by its sender's id.
     pub fn message(&self, id: ConversationId, temp_id: TempId) -> StoreResult<Option<MessageRow>> {
         self.one(&format!("{MESSAGE} WHERE conversation_id = ?1 AND temp_id = ?2"), params![id.as_bytes(), temp_id.as_bytes()], message)

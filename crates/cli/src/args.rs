@@ -1,0 +1,179 @@
+//! What can be typed.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// The command line.
+#[derive(Parser)]
+#[command(name = "secureconnect-cli", version, about = "SecureConnect on the command line", after_help = "The passphrase of the profile comes from SECURECONNECT_PASSPHRASE or the keyring, the account's password from SECURECONNECT_PASSWORD; both are asked for when they are missing.")]
+pub struct Args {
+    /// Folder of the profile.
+    #[arg(long, global = true)]
+    pub profile: Option<PathBuf>,
+    /// Address of the server.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:8420")]
+    pub server: String,
+    /// One JSON object a line instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Cmd,
+}
+
+/// Commands.
+#[derive(Subcommand)]
+pub enum Cmd {
+    /// Makes an account with this as its first device.
+    Register {
+        /// Username.
+        user: String,
+    },
+    /// Logs in again, or as a new device that another one has to approve.
+    Login {
+        /// Username.
+        user: String,
+        /// Wait this many seconds for the approval.
+        #[arg(long, default_value_t = 0)]
+        wait: u64,
+    },
+    /// Who this profile is.
+    Whoami,
+    /// The conversations, newest activity first.
+    Conversations,
+    /// Groups.
+    Group {
+        /// What to do.
+        #[command(subcommand)]
+        command: GroupCmd,
+    },
+    /// Sends a message to a user or a conversation.
+    Send {
+        /// A username or the id of a conversation.
+        to: String,
+        /// The text.
+        text: String,
+        /// Return when the server has acknowledged it.
+        #[arg(long)]
+        wait: bool,
+        /// Answers the message with this temp_id.
+        #[arg(long)]
+        reply_to: Option<String>,
+    },
+    /// Prints messages as they come; each once per profile.
+    Listen {
+        /// Stop after so many.
+        #[arg(long)]
+        count: Option<usize>,
+        /// Stop after so many seconds.
+        #[arg(long)]
+        timeout: Option<u64>,
+    },
+    /// Prints a conversation, oldest first.
+    History {
+        /// The id of a conversation, or a username.
+        conversation: String,
+        /// At most so many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Before this seq.
+        #[arg(long)]
+        before: Option<u64>,
+    },
+    /// Searches all messages on this device.
+    Search {
+        /// Words or their beginnings, with or without diacritics.
+        query: String,
+    },
+    /// The safety number with somebody.
+    SafetyNumber {
+        /// Username.
+        user: String,
+    },
+    /// Marks somebody's safety number as compared.
+    Verify {
+        /// Username.
+        user: String,
+    },
+    /// Accepts a changed identity without comparing safety numbers; the verified mark stays off.
+    AcceptIdentity {
+        /// Username.
+        user: String,
+    },
+    /// Repairs a secure session: says what will happen, then what happened.
+    ResetSession {
+        /// The id of a conversation, or a username.
+        conversation: String,
+        /// What to reset.
+        #[arg(long, value_enum, default_value_t = ScopeArg::Device)]
+        scope: ScopeArg,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Sends what waits, fetches what is missing.
+    Sync,
+    /// The account's devices.
+    Devices,
+    /// Approves a new device of the account.
+    Approve {
+        /// Id of the device.
+        device: String,
+        /// The six digits it shows.
+        code: String,
+    },
+    /// Removes a device from the account.
+    Revoke {
+        /// Id of the device.
+        device: String,
+    },
+}
+
+/// Commands on groups.
+#[derive(Subcommand)]
+pub enum GroupCmd {
+    /// A new group.
+    Create {
+        /// Title.
+        title: String,
+        /// Usernames.
+        #[arg(required = true)]
+        users: Vec<String>,
+    },
+    /// Adds somebody.
+    Add {
+        /// Id of the group.
+        conversation: String,
+        /// Username.
+        user: String,
+    },
+    /// Removes somebody.
+    Remove {
+        /// Id of the group.
+        conversation: String,
+        /// Username.
+        user: String,
+    },
+    /// Leaves.
+    Leave {
+        /// Id of the group.
+        conversation: String,
+    },
+}
+
+/// What to reset.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ScopeArg {
+    /// This device's session in the conversation.
+    Device,
+    /// Everyone's session in the conversation.
+    Conversation,
+    /// The account's identity: safety numbers change for everybody.
+    Identity,
+}
+
+/// Where the profile is when nothing is said.
+pub fn default_profile() -> PathBuf {
+    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share")));
+    base.unwrap_or_default().join("secureconnect/cli")
+}
