@@ -1,3 +1,5 @@
+//! Builds the manifest of what the window may call.
+
 fn main() {
     println!("cargo:rerun-if-changed=src-tauri/permissions");
     println!("cargo:rerun-if-changed=src-tauri/capabilities");

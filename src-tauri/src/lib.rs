@@ -1,1 +1,81 @@
-//! x
+//! The desktop shell: a window, two commands, one event channel. No logic.
+//!
+//! The webview may call [`call`] (one typed question) and [`subscribe`] (the channel of events), nothing else: no plugin
+//! command is exposed to it.
+
+use sc_app::command::{AppEvent, Command};
+use sc_app::{App, AppError, AppOptions};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tauri::ipc::Channel;
+use tauri::{Manager as _, State};
+use tokio::sync::OnceCell;
+
+/// The app, started when the window first asks, so that a slow keyring does not delay the window.
+#[derive(Default)]
+struct Shell {
+    app: OnceCell<App>,
+    options: OnceCell<AppOptions>,
+}
+
+impl Shell {
+    async fn app(&self) -> Result<&App, AppError> {
+        let options = self.options.get().cloned().ok_or_else(|| AppError::new("LOCKED", "The app is starting."))?;
+        self.app.get_or_try_init(|| App::start(options)).await
+    }
+}
+
+#[tauri::command]
+async fn call(shell: State<'_, Shell>, command: Command) -> Result<serde_json::Value, AppError> {
+    shell.app().await?.call(command).await
+}
+
+#[tauri::command]
+async fn subscribe(shell: State<'_, Shell>, events: Channel<AppEvent>) -> Result<(), AppError> {
+    let mut receiver = shell.app().await?.events();
+    tauri::async_runtime::spawn(async move {
+        loop {
+            match receiver.recv().await {
+                Ok(event) => {
+                    if events.send(event).is_err() {
+                        return;
+                    }
+                }
+                // The list and the window are told anew with the next change; nothing is lost in the store.
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(n)) => tracing::warn!(n, "the window was told too much at once"),
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+fn options(data_dir: Option<PathBuf>) -> AppOptions {
+    let dir = std::env::var_os("SECURECONNECT_PROFILE").map(PathBuf::from).or_else(|| data_dir.map(|d| d.join("profile"))).unwrap_or_else(|| PathBuf::from("profile"));
+    let host = std::fs::read_to_string("/etc/hostname").ok().map(|h| h.trim().to_owned()).filter(|h| !h.is_empty());
+    AppOptions { dir, use_keyring: true, passphrase: None, device_name: host.unwrap_or_else(|| std::env::consts::OS.to_owned()) }
+}
+
+/// Runs the app until its window is closed.
+#[cfg_attr(mobile, tauri::mobile_entry_point)]
+pub fn run() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let built = tauri::Builder::default()
+        .manage(Shell::default())
+        .setup(|handle| {
+            let data = handle.path().app_data_dir().ok();
+            // Set once, here.
+            let _ = handle.state::<Shell>().options.set(options(data));
+            Ok(())
+        })
+        .invoke_handler(tauri::generate_handler![call, subscribe])
+        .run(tauri::generate_context!());
+    match built {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            eprintln!("The window cannot be opened: {cause}. Is there a display, and is WebKitGTK installed?");
+            ExitCode::FAILURE
+        }
+    }
+}

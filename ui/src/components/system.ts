@@ -1,0 +1,10 @@
+// Words of a system line.
+import { has, t } from '../i18n/index.svelte';
+import type { SystemLine } from '../ipc/bindings/SystemLine';
+
+export function systemText(line: SystemLine): string {
+  const args = { who: line.who, by: line.by, text: line.text, count: line.count };
+  const base = `sys-${line.event}`;
+  const variants = [line.by_own ? `${base}-by-own` : '', line.who_own || (line.by_own && !line.who) ? `${base}-own` : '', base];
+  return t(variants.find((v) => v !== '' && has(v)) ?? base, args);
+}

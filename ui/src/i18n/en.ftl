@@ -1,0 +1,281 @@
+app-name = SecureConnect
+tagline = A private home for the people you talk to
+# onboarding
+welcome-register = Create account
+welcome-login = Log in
+welcome-have-account = I have an account
+welcome-new-account = I am new here
+field-server = Server
+field-server-hint = The address you were given, such as chat.example.org
+field-username = Username
+field-username-hint = 3 to 32 characters: a–z, 0–9, dot, dash, underscore
+field-password = Password
+field-password-hint = At least 8 characters. It never leaves this device.
+field-passphrase = Passphrase
+passphrase-choose-title = Protect this device
+passphrase-choose-text = No keyring answers on this computer. Choose a passphrase; everything stored here is encrypted with it. Nobody can restore it for you.
+passphrase-choose = Set passphrase
+passphrase-unlock-title = Locked
+passphrase-unlock-text = Enter the passphrase to open your conversations on this device.
+passphrase-unlock = Unlock
+keylost-title = The key to this device's store is missing
+keylost-text = Your conversations are still on this device, encrypted, but the key that opens them is gone. This happens when the system's keyring was reset or the files were copied from elsewhere. Bring the key back and start the app again, or start anew: the old store is set aside, nothing is deleted.
+keylost-anew = Set the old store aside and start anew
+waiting-title = Approve this device
+waiting-text = On another device of yours open Settings, then Devices, and approve this one. Compare the six digits first.
+waiting-poll = Waiting for approval…
+# list
+list-title = Conversations
+list-new = New conversation
+list-search = Search
+list-empty = No conversations yet. Write to somebody you know.
+list-empty-action = New conversation
+list-draft = Draft
+list-you = You
+list-unread = { $count ->
+    [one] { $count } unread message
+   *[other] { $count } unread messages
+}
+list-failed = Not sent
+list-creating = Being set up…
+list-joining = Waiting to join…
+list-broken = Secure session broken
+list-unreadable = Message that cannot be read yet
+yesterday = Yesterday
+today = Today
+# connection
+conn-connecting = Connecting…
+conn-catching-up = Catching up…
+conn-offline = Offline. What you write is kept and goes out when the connection is back.
+conn-logged-out = Your session has ended. Log in again to go on.
+conn-retry = Try now
+# conversation
+conv-none = Choose a conversation, or start a new one.
+conv-back = Back
+conv-search = Search here
+conv-details = Details
+conv-members = { $count ->
+    [one] { $count } member
+   *[other] { $count } members
+}
+conv-only-you-and = Only you and { $name } can read this conversation.
+conv-only-members = Only the members can read this conversation.
+conv-verified = Verified
+conv-empty = Nothing here yet. Say hello.
+conv-left = You are no longer a member. What you have received stays readable.
+conv-creating = This conversation is being set up. You can write already.
+conv-joining = This device is joining the conversation.
+conv-broken = The secure session of this conversation is broken. Reset it to go on; your history stays.
+conv-unreadable = { $count ->
+    [one] { $count } message could not be read and was requested again.
+   *[other] { $count } messages could not be read and were requested again.
+}
+blocked-text = The safety number with { $name } has changed, usually because they use a new device or set up their account again. Compare it before you send anything important.
+blocked-compare = Compare
+blocked-accept = Send anyway
+new-divider = New
+to-newest = To the newest messages
+# messages
+msg-pending = Waiting to be sent
+msg-sent = Sent
+msg-read = Read
+msg-failed = Not sent
+msg-retry = Try again
+msg-reply = Reply
+msg-reply-to = Reply to { $name }
+msg-copy = Copy
+msg-quote-missing = Message that is not on this device
+msg-unknown = This message needs a newer version of the app.
+utd-title = This message cannot be read yet
+utd-key_missing = Its key is not on this device. It was requested from the sender and appears here by itself.
+utd-out_of_step = This device was out of step with the conversation. The session is being renewed and the message was requested again.
+utd-restored_copy = This device was restored from an older copy. The message was requested from the others.
+utd-not_joined = It was sent before this device had joined. It was requested from the sender.
+utd-malformed = It arrived damaged. The sender was asked for it again.
+utd-repair = Repair
+cause-IDENTITY_CHANGED = The safety number has changed. Confirm it, then try again.
+cause-NOT_A_MEMBER = You are no longer a member.
+cause-PAYLOAD_TOO_LARGE = It is too large.
+cause-other = The server refused it ({ $code }).
+# system lines; $who and $by are names
+you = You
+sys-created = { $by } started the conversation
+sys-created-own = You started the conversation
+sys-added = { $by } added { $who }
+sys-added-by-own = You added { $who }
+sys-added-own = { $by } added you
+sys-removed = { $by } removed { $who }
+sys-removed-by-own = You removed { $who }
+sys-removed-own = { $by } removed you
+sys-left = { $who } left
+sys-left-own = You left
+sys-renamed = { $by } changed the title to “{ $text }”
+sys-renamed-by-own = You changed the title to “{ $text }”
+sys-device_added = { $who } uses a new device
+sys-device_added-own = You use a new device
+sys-session_refreshed = { $who } renewed the secure session
+sys-session_refreshed-own = You renewed the secure session
+sys-session_reset = { $by } reset the secure session for everyone
+sys-session_reset-by-own = You reset the secure session for everyone
+sys-identity_changed = The safety number with { $who } has changed
+sys-gap = { $count ->
+    [one] { $count } message from { $who } was held back on the way
+   *[other] { $count } messages from { $who } were held back on the way
+}
+sys-refused = A change was refused: { $text }
+# composer
+composer-placeholder = Write a message
+composer-send = Send
+composer-cancel-reply = Cancel reply
+composer-too-long = { $over ->
+    [one] { $over } character too many
+   *[other] { $over } characters too many
+}
+# new conversation
+new-title = New conversation
+new-name = Username
+new-direct = Write
+new-group = Make a group
+new-group-title = Title of the group
+new-group-add = Add
+new-group-members = Members
+new-group-create = Create group
+new-remove = Remove { $name }
+# contact card
+card-title = Contact
+card-group-title = Group
+card-close = Close
+safety-title = Safety number
+safety-text = Compare these digits with { $name }, in person or by phone. If they are the same, nobody stands between you.
+safety-verify = Mark as verified
+safety-unverify = Remove the mark
+safety-verified = You have verified { $name }.
+safety-qr = Code to be scanned by the other device
+encryption-pq = Keys are agreed with hybrid post-quantum encryption (experimental).
+encryption-classic = Keys are agreed with classic encryption, as the group is large.
+group-add = Add a member
+group-remove = Remove { $name }
+group-rename = Change title
+group-leave = Leave group
+group-leave-confirm = Leave “{ $title }”
+group-leave-text = You stop receiving messages. What you have received stays on this device.
+role-OWNER = Owner
+role-ADMIN = Admin
+role-MEMBER = Member
+# search
+search-title = Search
+search-placeholder = Words, with or without diacritics
+search-empty = Nothing found on this device.
+search-hint = Searches everything on this device.
+# settings
+settings-title = Settings
+settings-appearance = Appearance
+settings-theme = Colours
+theme-system = As the system
+theme-light = Light
+theme-dark = Dark
+settings-language = Language
+language-system = As the system
+settings-density = Smaller rows in the list
+settings-text = Text size
+settings-security = Security
+settings-protection-keyring = The key of this device's store is in the system's keyring.
+settings-protection-passphrase = The key of this device's store is protected by your passphrase.
+settings-devices = Devices
+settings-device-own = This device
+settings-device-code = Code: { $code }
+settings-device-approve = Approve
+settings-device-enter = Enter the six digits the new device shows
+settings-device-revoke = Remove { $name }
+settings-device-seen = Last connected { $time }
+settings-account = Account
+settings-keys = Keyboard
+# reset
+reset-title = Reset Secure Session
+reset-intro = When messages cannot be read or sent, renew the encryption. Your history stays readable on this device.
+reset-open = Reset Secure Session
+reset-scope = What to reset
+reset-scope-device = This device, in one conversation
+reset-scope-device-text = This device gets fresh keys. The others see one line.
+reset-scope-conversation = One conversation, for everyone
+reset-scope-conversation-text = All members get fresh keys. Use it when the first did not help.
+reset-scope-identity = My identity
+reset-scope-identity-text = A new identity for your account. Safety numbers change for everyone you talk to, and your other devices are removed.
+reset-conversation = Conversation
+reset-next = Show what will happen
+reset-before = What will happen
+reset-before-conversations = { $count ->
+    [one] { $count } conversation gets fresh keys
+   *[other] { $count } conversations get fresh keys
+}
+reset-before-people = { $count ->
+    [0] Nobody is told
+    [one] { $count } person is told
+   *[other] { $count } people are told
+}
+reset-before-unreadable = { $count ->
+    [0] No unreadable message waits
+    [one] { $count } unreadable message is requested again
+   *[other] { $count } unreadable messages are requested again
+}
+reset-before-safety-yes = Safety numbers change; verified marks have to be set again
+reset-before-safety-no = Safety numbers and verified marks stay
+reset-before-history = Your history stays readable
+reset-do-device = Reset this device's session
+reset-do-conversation = Reset the session for everyone
+reset-do-identity = Reset my identity
+reset-working = Resetting…
+reset-after = What was done
+reset-after-repaired = { $count ->
+    [one] { $count } conversation works again
+   *[other] { $count } conversations work again
+}
+reset-after-waiting = { $count ->
+    [one] { $count } conversation still waits; the app goes on trying
+   *[other] { $count } conversations still wait; the app goes on trying
+}
+reset-after-recovered = { $count ->
+    [0] No message had to be recovered
+    [one] { $count } message is readable again
+   *[other] { $count } messages are readable again
+}
+reset-after-requested = { $count ->
+    [one] { $count } message is still being requested
+   *[other] { $count } messages are still being requested
+}
+done = Done
+cancel = Cancel
+close = Close
+save = Save
+loading = Loading…
+details = Details
+# keys
+keys-goto = Go to anything
+keys-search = Search here
+keys-next = Next or previous conversation
+keys-reply = Reply to the last message
+keys-close = Close one level
+keys-help = This list
+# errors
+error-OFFLINE = The server cannot be reached. Check the address and your connection.
+error-INVALID_CREDENTIALS = The username or the password is wrong.
+error-USERNAME_TAKEN = That username is taken. Choose another one.
+error-BAD_USERNAME = A username has 3 to 32 characters: a–z, 0–9, dot, dash and underscore.
+error-BAD_SERVER = The server address starts with https://.
+error-WEAK_PASSWORD = A password has at least 8 characters.
+error-WRONG_KEY = The passphrase is wrong.
+error-NOT_FOUND = There is no such user.
+error-SELF = That is you.
+error-RATE_LIMITED = Too many tries. Wait a moment.
+error-REGISTRATION_CLOSED = This server takes no new accounts.
+error-IDENTITY_CHANGED = The safety number has changed. Confirm it first.
+error-IDENTITY_MISMATCH = The server answered with somebody else's keys. Nothing was sent.
+error-ROLLED_BACK = The server showed an older list of devices than before. Nothing was sent.
+error-TOO_LONG = The message is longer than 10,000 characters.
+error-DISK_FULL = The disk is full. Nothing was changed.
+error-IN_USE = SecureConnect is open already with this profile.
+error-WRONG_CODE = The code is not the one the new device shows. Do not approve it.
+error-FORBIDDEN = You may not do that here.
+error-BAD_TITLE = A title has 1 to 120 characters.
+error-PASSWORD_NEEDED = Your password is needed for that.
+error-other = Something went wrong ({ $code }).

@@ -1,0 +1,73 @@
+// Texts. Fluent files, Vietnamese and English; a test holds that both have the same keys and parse.
+import { FluentBundle, FluentResource, type FluentVariable } from '@fluent/bundle';
+import enFtl from './en.ftl?raw';
+import viFtl from './vi.ftl?raw';
+
+export type Locale = 'vi' | 'en';
+export type Args = Record<string, FluentVariable>;
+
+function make(locale: Locale, source: string): FluentBundle {
+  const bundle = new FluentBundle(locale, { useIsolating: false });
+  bundle.addResource(new FluentResource(source));
+  return bundle;
+}
+
+const bundles: Record<Locale, FluentBundle> = { vi: make('vi', viFtl), en: make('en', enFtl) };
+
+export const i18n = $state<{ locale: Locale }>({ locale: 'en' });
+
+export function setLanguage(language: 'system' | 'vi' | 'en'): void {
+  const system: Locale = navigator.language.toLowerCase().startsWith('vi') ? 'vi' : 'en';
+  i18n.locale = language === 'system' ? system : language;
+  document.documentElement.lang = i18n.locale;
+}
+
+export function has(key: string): boolean {
+  return bundles[i18n.locale].hasMessage(key);
+}
+
+export function t(key: string, args?: Args): string {
+  const bundle = bundles[i18n.locale];
+  const pattern = bundle.getMessage(key)?.value;
+  if (!pattern) return key;
+  const errors: Error[] = [];
+  return bundle.formatPattern(pattern, args, errors);
+}
+
+/** A sentence for an error code. */
+export function errorText(code: string): string {
+  return has(`error-${code}`) ? t(`error-${code}`) : t('error-other', { code });
+}
+
+const DAY = 86_400_000;
+
+function startOfDay(ms: number): number {
+  const d = new Date(ms);
+  d.setHours(0, 0, 0, 0);
+  return d.getTime();
+}
+
+export function clock(ms: number): string {
+  return new Intl.DateTimeFormat(i18n.locale, { hour: '2-digit', minute: '2-digit' }).format(ms);
+}
+
+export function sameDay(a: number, b: number): boolean {
+  return startOfDay(a) === startOfDay(b);
+}
+
+/** Today, yesterday, a weekday, a date. */
+export function day(ms: number, now = Date.now()): string {
+  const days = Math.round((startOfDay(now) - startOfDay(ms)) / DAY);
+  if (days === 0) return t('today');
+  if (days === 1) return t('yesterday');
+  if (days > 1 && days < 7) return new Intl.DateTimeFormat(i18n.locale, { weekday: 'long' }).format(ms);
+  return new Intl.DateTimeFormat(i18n.locale, { day: 'numeric', month: 'long', year: 'numeric' }).format(ms);
+}
+
+/** For lists: the clock today, else short. */
+export function shortTime(ms: number, now = Date.now()): string {
+  const days = Math.round((startOfDay(now) - startOfDay(ms)) / DAY);
+  if (days === 0) return clock(ms);
+  if (days < 7) return days === 1 ? t('yesterday') : new Intl.DateTimeFormat(i18n.locale, { weekday: 'short' }).format(ms);
+  return new Intl.DateTimeFormat(i18n.locale, { day: '2-digit', month: '2-digit', year: '2-digit' }).format(ms);
+}

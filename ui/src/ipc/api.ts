@@ -1,0 +1,62 @@
+// Typed commands. One function a command; the types come from the app crate.
+import type { AppState } from './bindings/AppState';
+import type { ContactView } from './bindings/ContactView';
+import type { ConversationView } from './bindings/ConversationView';
+import type { DeviceView } from './bindings/DeviceView';
+import type { ListItem } from './bindings/ListItem';
+import type { PreviewView } from './bindings/PreviewView';
+import type { ReportView } from './bindings/ReportView';
+import type { Row } from './bindings/Row';
+import type { SafetyView } from './bindings/SafetyView';
+import type { Scope } from './bindings/Scope';
+import type { Settings } from './bindings/Settings';
+import type { TimelineUpdate } from './bindings/TimelineUpdate';
+import { host } from './host';
+
+export const api = {
+  state: () => host.call({ type: 'state' }) as Promise<AppState>,
+  unlock: (passphrase: string) => host.call({ type: 'unlock', passphrase }) as Promise<AppState>,
+  startAnew: () => host.call({ type: 'start_anew' }) as Promise<AppState>,
+  setSettings: (settings: Settings) => host.call({ type: 'set_settings', settings }) as Promise<AppState>,
+  register: (server: string, username: string, password: string) =>
+    host.call({ type: 'register', server, username, password }) as Promise<AppState>,
+  login: (server: string, username: string, password: string) =>
+    host.call({ type: 'login', server, username, password }) as Promise<AppState>,
+  pollLink: () => host.call({ type: 'poll_link' }) as Promise<AppState>,
+  conversations: () => host.call({ type: 'conversations' }) as Promise<ListItem[]>,
+  findUser: (name: string) => host.call({ type: 'find_user', name }) as Promise<ContactView>,
+  direct: (user: string) => host.call({ type: 'direct', user }) as Promise<string>,
+  createGroup: (title: string, members: string[]) => host.call({ type: 'create_group', title, members }) as Promise<string>,
+  addMembers: (conversation: string, users: string[]) => host.call({ type: 'add_members', conversation, users }),
+  removeMembers: (conversation: string, users: string[]) => host.call({ type: 'remove_members', conversation, users }),
+  rename: (conversation: string, title: string) => host.call({ type: 'rename', conversation, title }),
+  leave: (conversation: string) => host.call({ type: 'leave', conversation }),
+  conversation: (conversation: string) => host.call({ type: 'conversation', conversation }) as Promise<ConversationView>,
+  openTimeline: (conversation: string, around: number | null) =>
+    host.call({ type: 'open_timeline', conversation, around }) as Promise<TimelineUpdate>,
+  pageTimeline: (older: boolean) => host.call({ type: 'page_timeline', older }),
+  timelineEnd: () => host.call({ type: 'timeline_end' }),
+  closeTimeline: () => host.call({ type: 'close_timeline' }),
+  send: (conversation: string, text: string, reply_to: string | null) =>
+    host.call({ type: 'send', conversation, text, reply_to }) as Promise<Row>,
+  retry: (row: number) => host.call({ type: 'retry', row }),
+  setDraft: (conversation: string, text: string) => host.call({ type: 'set_draft', conversation, text }),
+  markRead: (conversation: string, seq: number) => host.call({ type: 'mark_read', conversation, seq }),
+  search: (query: string, conversation: string | null) => host.call({ type: 'search', query, conversation }) as Promise<Row[]>,
+  safetyNumber: (user: string) => host.call({ type: 'safety_number', user }) as Promise<SafetyView>,
+  setVerified: (user: string, verified: boolean) => host.call({ type: 'set_verified', user, verified }),
+  acceptIdentity: (user: string) => host.call({ type: 'accept_identity', user }),
+  devices: () => host.call({ type: 'devices' }) as Promise<DeviceView[]>,
+  approveDevice: (device: string, code: string) => host.call({ type: 'approve_device', device, code }),
+  revokeDevice: (device: string) => host.call({ type: 'revoke_device', device }),
+  previewReset: (conversation: string | null, scope: Scope) =>
+    host.call({ type: 'preview_reset', conversation, scope }) as Promise<PreviewView>,
+  reset: (conversation: string | null, scope: Scope, password: string | null) =>
+    host.call({ type: 'reset', conversation, scope, password }) as Promise<ReportView>,
+  networkChanged: () => host.call({ type: 'network_changed' }),
+};
+
+/** The code of whatever a command was refused with. */
+export function codeOf(error: unknown): string {
+  return typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : 'INTERNAL';
+}

@@ -1,0 +1,100 @@
+// State of the whole app: applies what the host tells, holds no rules.
+import { setLanguage } from '../i18n/index.svelte';
+import { api } from '../ipc/api';
+import type { AppEvent } from '../ipc/bindings/AppEvent';
+import type { AppState } from '../ipc/bindings/AppState';
+import type { ConversationView } from '../ipc/bindings/ConversationView';
+import type { ListItem } from '../ipc/bindings/ListItem';
+import { host } from '../ipc/host';
+import { timeline } from './timeline.svelte';
+
+export type Panel = 'none' | 'card' | 'search';
+export type Sheet = 'none' | 'new' | 'settings' | 'reset' | 'keys';
+
+class AppModel {
+  state = $state<AppState | null>(null);
+  list = $state.raw<ListItem[]>([]);
+  listLoaded = $state(false);
+  open = $state<ConversationView | null>(null);
+  openId = $state<string | null>(null);
+  panel = $state<Panel>('none');
+  sheet = $state<Sheet>('none');
+  /** Conversation and scope the reset sheet starts with. */
+  resetFor = $state<string | null>(null);
+  replyTo = $state<{ tempId: string; sender: string; text: string } | null>(null);
+  contactsRevision = $state(0);
+  devicesRevision = $state(0);
+
+  async start(): Promise<void> {
+    await host.subscribe((e) => void this.#event(e));
+    this.#apply(await api.state());
+    window.addEventListener('online', () => void api.networkChanged().catch(() => undefined));
+  }
+
+  #apply(state: AppState): void {
+    const entered = state.phase === 'ready' && this.state?.phase !== 'ready';
+    this.state = state;
+    const root = document.documentElement;
+    const dark = matchMedia('(prefers-color-scheme: dark)').matches;
+    const theme = state.settings.theme === 'system' ? (dark ? 'dark' : 'light') : state.settings.theme;
+    root.dataset['theme'] = theme;
+    root.style.setProperty('--text-scale', String(state.settings.text_percent / 100));
+    root.style.setProperty('--row', state.settings.compact ? '48px' : '68px');
+    setLanguage(state.settings.language);
+    if (entered) void this.refreshList();
+  }
+
+  set(state: AppState): void {
+    this.#apply(state);
+  }
+
+  async refreshList(): Promise<void> {
+    this.list = await api.conversations();
+    this.listLoaded = true;
+  }
+
+  async #refreshOpen(): Promise<void> {
+    const id = this.openId;
+    if (!id) return;
+    const view = await api.conversation(id);
+    if (this.openId === id) this.open = view;
+  }
+
+  async #event(e: AppEvent): Promise<void> {
+    if (e.type === 'state') this.#apply(e.state);
+    else if (e.type === 'connection' && this.state) this.state = { ...this.state, connection: e.connection };
+    else if (e.type === 'list') await this.refreshList();
+    else if (e.type === 'conversation' && e.conversation === this.openId) await this.#refreshOpen();
+    else if (e.type === 'moved' && e.from === this.openId) await this.select(e.to);
+    else if (e.type === 'timeline') timeline.apply(e.update);
+    else if (e.type === 'contacts') {
+      this.contactsRevision += 1;
+      await this.#refreshOpen();
+    } else if (e.type === 'devices') this.devicesRevision += 1;
+  }
+
+  async select(id: string, around: number | null = null): Promise<void> {
+    this.openId = id;
+    this.replyTo = null;
+    if (this.panel === 'card') this.panel = 'none';
+    this.open = await api.conversation(id);
+    await timeline.open(id, around);
+  }
+
+  async close(): Promise<void> {
+    this.openId = null;
+    this.open = null;
+    this.panel = 'none';
+    timeline.clear();
+    await api.closeTimeline();
+  }
+
+  async neighbour(step: number, unreadOnly: boolean): Promise<void> {
+    const items = unreadOnly ? this.list.filter((c) => c.unread > 0 || c.id === this.openId) : this.list;
+    const at = items.findIndex((c) => c.id === this.openId);
+    const next = items[at < 0 ? 0 : at + step];
+    if (next) await this.select(next.id);
+  }
+}
+
+export const app = new AppModel();
