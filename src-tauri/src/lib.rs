@@ -51,7 +51,10 @@ async fn subscribe(shell: State<'_, Shell>, events: Channel<AppEvent>) -> Result
 }
 
 fn options(data_dir: Option<PathBuf>) -> AppOptions {
-    let dir = std::env::var_os("SECURECONNECT_PROFILE").map(PathBuf::from).or_else(|| data_dir.map(|d| d.join("profile"))).unwrap_or_else(|| PathBuf::from("profile"));
+    let dir = std::env::var_os("SECURECONNECT_PROFILE")
+        .map(PathBuf::from)
+        .or_else(|| data_dir.map(|d| d.join("profile")))
+        .unwrap_or_else(|| PathBuf::from("profile"));
     let host = std::fs::read_to_string("/etc/hostname").ok().map(|h| h.trim().to_owned()).filter(|h| !h.is_empty());
     AppOptions { dir, use_keyring: true, passphrase: None, device_name: host.unwrap_or_else(|| std::env::consts::OS.to_owned()) }
 }
@@ -59,7 +62,8 @@ fn options(data_dir: Option<PathBuf>) -> AppOptions {
 /// Runs the app until its window is closed.
 #[cfg_attr(mobile, tauri::mobile_entry_point)]
 pub fn run() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let built = tauri::Builder::default()
         .manage(Shell::default())

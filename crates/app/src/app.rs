@@ -12,6 +12,7 @@ use sc_store::model::MessageRow;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -59,6 +60,9 @@ struct Inner {
     phase: Mutex<Phase>,
     settings: Mutex<Settings>,
     window: tokio::sync::Mutex<Option<Window>>,
+    /// First revision of the next window: those of two windows never meet.
+    revision: AtomicU32,
+    watching: Mutex<Option<tokio::task::JoinHandle<()>>>,
     events: broadcast::Sender<AppEvent>,
 }
 
@@ -90,6 +94,8 @@ impl App {
             phase: Mutex::new(Phase::Locked),
             settings: Mutex::new(settings),
             window: tokio::sync::Mutex::new(None),
+            revision: AtomicU32::new(1),
+            watching: Mutex::new(None),
             events,
         }));
         match this.open(passphrase).await {
@@ -302,8 +308,8 @@ impl App {
                 let contact = e.read(|r| r.contact(user))?.ok_or_else(|| AppError::new("NOT_FOUND", "There is no such contact."))?;
                 value(&view::safety(&contact, &number.digits(), &number.qr()))
             }
-            Command::SetVerified { user, verified } => {
-                e.set_verified(id(&user)?, verified).await?;
+            Command::SetVerified { user, verified, number } => {
+                e.set_verified(id(&user)?, verified, &number).await?;
                 Ok(Value::Null)
             }
             Command::AcceptIdentity { user } => {
@@ -387,6 +393,8 @@ impl App {
     }
 
     async fn open_timeline(&self, e: &Engine, c: ConversationId, around: Option<i64>) -> Result<TimelineUpdate, AppError> {
+        // Before anything is read: what is stored meanwhile is drawn after the window is there.
+        let mut window = self.0.window.lock().await;
         let names = self.names(e)?;
         let conversation = e.read(|r| r.conversation(c))?.ok_or_else(|| AppError::new("NOT_FOUND", "There is no such conversation."))?;
         let own = e.own_user()?;
@@ -409,8 +417,7 @@ impl App {
             Ok((rows, follows, first_unread))
         })?;
         let rows = self.rows(e, &names, c, &messages)?;
-        let mut window = self.0.window.lock().await;
-        let revision = window.as_ref().map_or(1, |w| w.revision + 1);
+        let revision = self.0.revision.fetch_add(1_000, Ordering::Relaxed);
         let (first, last) = (messages.first().map_or(0, |m| m.pos), messages.last().map_or(0, |m| m.pos));
         let has_before = first > 0 && !e.read(|r| r.rows_before(c, first, 1))?.is_empty();
         let update = TimelineUpdate {
@@ -560,7 +567,7 @@ impl App {
     fn watch_connection(&self, engine: &Engine) {
         let Ok(mut states) = engine.connection() else { return };
         let app = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 let now = *states.borrow_and_update();
                 let Some(inner) = app.upgrade() else { return };
@@ -571,6 +578,9 @@ impl App {
                 }
             }
         });
+        if let Some(old) = lock(&self.0.watching).replace(task) {
+            old.abort();
+        }
     }
 
     /// Stops the tasks; what is unsent goes out at the next start.

@@ -162,6 +162,8 @@ pub enum Command {
         user: String,
         /// Compared, or not.
         verified: bool,
+        /// The number that was shown.
+        number: String,
     },
     /// A changed identity is accepted without comparing. Nothing.
     AcceptIdentity {

@@ -5,7 +5,12 @@ use std::path::PathBuf;
 
 /// The command line.
 #[derive(Parser)]
-#[command(name = "secureconnect-cli", version, about = "SecureConnect on the command line", after_help = "The passphrase of the profile comes from SECURECONNECT_PASSPHRASE or the keyring, the account's password from SECURECONNECT_PASSWORD; both are asked for when they are missing.")]
+#[command(
+    name = "secureconnect-cli",
+    version,
+    about = "SecureConnect on the command line",
+    after_help = "The passphrase of the profile comes from SECURECONNECT_PASSPHRASE or the keyring, the account's password from SECURECONNECT_PASSWORD; both are asked for when they are missing."
+)]
 pub struct Args {
     /// Folder of the profile.
     #[arg(long, global = true)]
@@ -174,6 +179,8 @@ pub enum ScopeArg {
 
 /// Where the profile is when nothing is said.
 pub fn default_profile() -> PathBuf {
-    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share")));
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share")));
     base.unwrap_or_default().join("secureconnect/cli")
 }

@@ -25,7 +25,12 @@ struct Cli<'a> {
 /// Runs one command.
 pub async fn run(app: &App, args: Args) -> Result<(), AppError> {
     match app.state().phase {
-        Phase::KeyLost => return Err(AppError::new("WRONG_KEY", "The store is there, but its key is not. Restore the key file or keyring, or use another profile.")),
+        Phase::KeyLost => {
+            return Err(AppError::new(
+                "WRONG_KEY",
+                "The store is there, but its key is not. Restore the key file or keyring, or use another profile.",
+            ));
+        }
         Phase::Locked | Phase::ChoosePassphrase => return Err(AppError::new("WRONG_KEY", "The passphrase does not open this profile.")),
         _ => {}
     }
@@ -106,11 +111,12 @@ impl Cli<'_> {
             Cmd::Send { to, text, wait, reply_to } => self.send(&to, &text, wait, reply_to).await,
             Cmd::Listen { count, timeout } => self.listen(count, timeout).await,
             Cmd::History { conversation, limit, before } => self.history(&conversation, limit, before).await,
-            Cmd::Search { query } => self.search(&query),
+            Cmd::Search { query } => self.search(&query).await,
             Cmd::SafetyNumber { user } => self.safety_number(&user).await,
             Cmd::Verify { user } => {
                 let c = self.engine()?.find_user(&user).await?;
-                self.engine()?.set_verified(c.user_id, true).await?;
+                let number = self.engine()?.safety_number(c.user_id)?.digits();
+                self.engine()?.set_verified(c.user_id, true, &number).await?;
                 self.safety_number(&user).await
             }
             Cmd::AcceptIdentity { user } => {
@@ -150,7 +156,10 @@ impl Cli<'_> {
             if engine.read(|r| r.conversation(id))?.is_none() {
                 self.refresh().await?;
             }
-            return engine.read(|r| r.conversation(id))?.map(|c| c.id).ok_or_else(|| AppError::new("NOT_FOUND", "There is no such conversation."));
+            return engine
+                .read(|r| r.conversation(id))?
+                .map(|c| c.id)
+                .ok_or_else(|| AppError::new("NOT_FOUND", "There is no such conversation."));
         }
         let contact = engine.find_user(to).await?;
         // The other side may have started it.
@@ -160,12 +169,16 @@ impl Cli<'_> {
         Ok(engine.direct(contact.user_id).await?)
     }
 
-    fn name(&self, user: UserId) -> Result<String, AppError> {
+    async fn name(&self, user: UserId) -> Result<String, AppError> {
         let engine = self.engine()?;
         if engine.own_user()? == user {
             return Ok(self.app.state().username.unwrap_or_default());
         }
-        Ok(engine.read(|r| r.contact(user))?.map_or_else(|| user.to_string(), |c| c.username))
+        match engine.name_of(user).await {
+            Ok(name) => Ok(name),
+            Err(EngineError::Offline(_)) => Ok(user.to_string()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     async fn conversations(&self) -> Result<(), AppError> {
@@ -173,7 +186,7 @@ impl Cli<'_> {
         let engine = self.engine()?;
         let own = engine.own_user()?;
         for e in engine.read(|r| r.list(10_000, own))? {
-            let title = self.title(&e.conversation)?;
+            let title = self.title(&e.conversation).await?;
             let members: Vec<String> = e.conversation.roster.iter().map(|m| m.username.clone()).collect();
             let v = json!({
                 "id": e.conversation.id, "kind": e.conversation.kind, "title": title, "members": members, "unread": e.unread,
@@ -184,9 +197,9 @@ impl Cli<'_> {
         Ok(())
     }
 
-    fn title(&self, c: &Conversation) -> Result<String, AppError> {
+    async fn title(&self, c: &Conversation) -> Result<String, AppError> {
         match c.peer {
-            Some(p) => self.name(p),
+            Some(p) => self.name(p).await,
             None => Ok(c.title.clone()),
         }
     }
@@ -224,27 +237,38 @@ impl Cli<'_> {
         };
         engine.settle(PATIENCE).await?;
         // A job that was refused left a line that says why.
-        if let Some(line) = engine.read(|r| r.rows_before(id, 1 << 61, 1))?.pop().filter(|m| m.kind == RowKind::System && m.body.contains("\"refused\"")) {
-            let reason = serde_json::from_str::<Value>(&line.body).ok().and_then(|v| v.get("reason").and_then(|r| r.as_str().map(str::to_owned))).unwrap_or_default();
+        if let Some(line) =
+            engine.read(|r| r.rows_before(id, 1 << 61, 1))?.pop().filter(|m| m.kind == RowKind::System && m.body.contains("\"refused\""))
+        {
+            let reason = serde_json::from_str::<Value>(&line.body)
+                .ok()
+                .and_then(|v| v.get("reason").and_then(|r| r.as_str().map(str::to_owned)))
+                .unwrap_or_default();
             return Err(AppError::new(&reason, "The server refused the change."));
         }
         let c = engine.read(|r| r.conversation(id))?.ok_or_else(|| AppError::new("NOT_FOUND", "The group is gone."))?;
         let members: Vec<String> = c.roster.iter().map(|m| m.username.clone()).collect();
-        print(self.json, &json!({ "conversation": id, "title": c.title, "members": members }), || format!("{id}  {}: {}", c.title, members.join(", ")));
+        print(self.json, &json!({ "conversation": id, "title": c.title, "members": members }), || {
+            format!("{id}  {}: {}", c.title, members.join(", "))
+        });
         Ok(())
     }
 
     async fn send(&self, to: &str, text: &str, wait: bool, reply_to: Option<String>) -> Result<(), AppError> {
         let engine = self.engine()?;
         sc_engine::core::outbox::check_text(text)?;
-        let reply_to = reply_to.map(|r| r.parse::<TempId>().map_err(|_| AppError::new("BAD_ID", "The temp_id is malformed."))).transpose()?;
+        let reply_to =
+            reply_to.map(|r| r.parse::<TempId>().map_err(|_| AppError::new("BAD_ID", "The temp_id is malformed."))).transpose()?;
         let id = self.resolve(to).await?;
         let row = engine.send_text(id, text, reply_to).await?;
         let patience = if wait { PATIENCE } else { Duration::from_secs(3) };
         let m = self.until_sent(&engine, row, patience).await?;
         match m.status {
             Status::Failed => Err(AppError::new(&m.cause, "The message could not be sent. It is kept and can be sent again.")),
-            Status::Pending if wait => Err(AppError::new("OFFLINE", "The server has not acknowledged the message yet. It is kept and goes out with the next command.")),
+            Status::Pending if wait => Err(AppError::new(
+                "OFFLINE",
+                "The server has not acknowledged the message yet. It is kept and goes out with the next command.",
+            )),
             _ => {
                 print(self.json, &json!({ "temp_id": m.temp_id, "seq": m.seq, "conversation": m.conversation }), || {
                     m.seq.map_or_else(|| "kept; it goes out with the next command".to_owned(), |s| format!("sent ({s})"))
@@ -277,7 +301,7 @@ impl Cli<'_> {
             for m in engine.read(|r| r.rows_after_id(seen, 500))? {
                 let own = Some(m.sender_device) == device;
                 if !own && m.kind != RowKind::System {
-                    let sender = self.name(m.sender)?;
+                    let sender = self.name(m.sender).await?;
                     print(self.json, &message(&m, &sender), || format!("{sender}: {}", m.body));
                     printed += 1;
                 }
@@ -289,7 +313,11 @@ impl Cli<'_> {
             }
             let wait = deadline.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
             if tokio::time::timeout_at(wait, events.recv()).await.is_err() && deadline.is_some() {
-                return if count.is_some_and(|n| printed < n) { Err(AppError::new("TIMEOUT", "Fewer messages came than were waited for.")) } else { Ok(()) };
+                return if count.is_some_and(|n| printed < n) {
+                    Err(AppError::new("TIMEOUT", "Fewer messages came than were waited for."))
+                } else {
+                    Ok(())
+                };
             }
         }
     }
@@ -299,15 +327,17 @@ impl Cli<'_> {
         let id = self.resolve(conversation).await?;
         let pos = before.map_or(i64::MAX, |s| i64::try_from(s).unwrap_or(i64::MAX >> 20) << 20);
         for m in self.engine()?.read(|r| r.rows_before(id, pos, limit.clamp(1, 10_000)))? {
-            let sender = self.name(m.sender)?;
-            print(self.json, &message(&m, &sender), || format!("{:>6}  {sender}: {}", m.seq.map(|s| s.to_string()).unwrap_or_default(), m.body));
+            let sender = self.name(m.sender).await?;
+            print(self.json, &message(&m, &sender), || {
+                format!("{:>6}  {sender}: {}", m.seq.map(|s| s.to_string()).unwrap_or_default(), m.body)
+            });
         }
         Ok(())
     }
 
-    fn search(&self, query: &str) -> Result<(), AppError> {
+    async fn search(&self, query: &str) -> Result<(), AppError> {
         for m in self.engine()?.read(|r| r.search(query, None, 100))? {
-            let sender = self.name(m.sender)?;
+            let sender = self.name(m.sender).await?;
             print(self.json, &message(&m, &sender), || format!("{}  {sender}: {}", m.conversation, m.body));
         }
         Ok(())
@@ -366,7 +396,9 @@ impl Cli<'_> {
         }
         engine.settle(PATIENCE).await?;
         let (conversations, messages, waiting) = engine.read(|r| Ok((r.conversations()?.len(), r.message_count()?, r.outbox_len()?)))?;
-        print(self.json, &json!({ "conversations": conversations, "messages": messages, "outbox": waiting }), || format!("up to date: {conversations} conversations, {messages} rows"));
+        print(self.json, &json!({ "conversations": conversations, "messages": messages, "outbox": waiting }), || {
+            format!("up to date: {conversations} conversations, {messages} rows")
+        });
         Ok(())
     }
 
@@ -375,7 +407,14 @@ impl Cli<'_> {
         for d in engine.devices().await? {
             let code = if d.pending { engine.code_of(&d)? } else { String::new() };
             let v = json!({ "device": d.device_id, "name": d.name, "pending": d.pending, "code": code, "last_seen": d.last_seen });
-            print(self.json, &v, || format!("{}  {}{}", d.device_id, d.name, if d.pending { format!("  waits for approval, code {code}") } else { String::new() }));
+            print(self.json, &v, || {
+                format!(
+                    "{}  {}{}",
+                    d.device_id,
+                    d.name,
+                    if d.pending { format!("  waits for approval, code {code}") } else { String::new() }
+                )
+            });
         }
         Ok(())
     }

@@ -16,7 +16,14 @@ use std::process::ExitCode;
 fn exit_code(e: &AppError) -> u8 {
     match e.code.as_str() {
         "OFFLINE" | "UNAVAILABLE" => 4,
-        "UNAUTHENTICATED" | "TOKEN_EXPIRED" | "INVALID_CREDENTIALS" | "REFRESH_REUSED" | "ACCOUNT_SUSPENDED" | "DEVICE_NOT_LINKED" | "LOCKED" | "WRONG_KEY"
+        "UNAUTHENTICATED"
+        | "TOKEN_EXPIRED"
+        | "INVALID_CREDENTIALS"
+        | "REFRESH_REUSED"
+        | "ACCOUNT_SUSPENDED"
+        | "DEVICE_NOT_LINKED"
+        | "LOCKED"
+        | "WRONG_KEY"
         | "PASSWORD_NEEDED" => 3,
         "NOT_FOUND" => 5,
         "FORBIDDEN" | "NOT_A_MEMBER" | "RATE_LIMITED" | "IDENTITY_CHANGED" | "IDENTITY_MISMATCH" | "ROLLED_BACK" => 6,
@@ -27,7 +34,8 @@ fn exit_code(e: &AppError) -> u8 {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(r) => r,

@@ -49,7 +49,10 @@ pub fn print(json: bool, value: &Value, text: impl FnOnce() -> String) {
 /// Asks for a secret without showing it.
 pub fn ask_secret(prompt: &str) -> Result<String, AppError> {
     if !std::io::stdin().is_terminal() {
-        return Err(AppError::new("LOCKED", "A secret is needed and there is no terminal to ask for it. Set SECURECONNECT_PASSPHRASE (profile) and SECURECONNECT_PASSWORD (account)."));
+        return Err(AppError::new(
+            "LOCKED",
+            "A secret is needed and there is no terminal to ask for it. Set SECURECONNECT_PASSPHRASE (profile) and SECURECONNECT_PASSWORD (account).",
+        ));
     }
     rpassword::prompt_password(prompt).map_err(|e| AppError::new("LOCKED", e.to_string()))
 }

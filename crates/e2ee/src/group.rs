@@ -545,7 +545,7 @@ impl Group {
             }
             Sender::NewMemberCommit => {
                 let new = leaf_of(staged.update_path_leaf_node().ok_or(E2eeError::Invalid("an external commit without a path"))?)?;
-                if !added.is_empty() || removed.iter().any(|l| l.device != new.device || l.user != new.user) {
+                if !added.is_empty() || removed.iter().any(|l| *l != new) {
                     return Err(E2eeError::Policy("a device that joins by itself may only replace its own leaf"));
                 }
                 rejoined = removed.pop().is_some();
@@ -581,6 +581,7 @@ fn received_error<E: std::fmt::Display + std::fmt::Debug>(e: ProcessMessageError
         ProcessMessageError::ValidationError(_) => E2eeError::Undecryptable("it does not verify"),
         ProcessMessageError::GroupStateError(_) => E2eeError::NotInGroup,
         ProcessMessageError::InvalidCommit(_) => E2eeError::Undecryptable("the group change does not fit our state"),
-        other => E2eeError::mls(other),
+        ProcessMessageError::LibraryError(_) | ProcessMessageError::StorageError(_) => E2eeError::mls(e),
+        _ => E2eeError::Undecryptable("it is not allowed here"),
     }
 }

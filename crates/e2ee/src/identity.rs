@@ -126,17 +126,23 @@ impl DeviceKeys {
     }
 }
 
-/// What both sides show when a device is linked: six digits over the new device's keys.
+/// What both sides show when a device is linked: 30 digits over the new device's keys and the account's identity key.
+///
+/// The server carries the keys, so the code has to be too long to be met by chance: about 2^99, each try 5200 hashes.
 #[must_use]
-pub fn link_code(user: UserId, device: DeviceId, signature_key: &[u8], link_key: &[u8]) -> String {
-    use sha2::{Digest as _, Sha256};
-    let digest = Sha256::new()
+pub fn link_code(user: UserId, device: DeviceId, signature_key: &[u8], link_key: &[u8], identity_key: &[u8]) -> String {
+    use sha2::{Digest as _, Sha512};
+    let mut digest = Sha512::new()
         .chain_update(b"SecureConnect link code v1\0")
+        .chain_update(identity_key)
         .chain_update(user.as_bytes())
         .chain_update(device.as_bytes())
         .chain_update(signature_key)
         .chain_update(link_key)
         .finalize();
-    let n = digest.iter().take(8).fold(0u64, |n, b| n << 8 | u64::from(*b));
-    format!("{:06}", n % 1_000_000)
+    for _ in 1..5200 {
+        digest = Sha512::new().chain_update(digest).chain_update(signature_key).finalize();
+    }
+    let group = |c: &[u8]| format!("{:05}", c.iter().fold(0u64, |n, b| n << 8 | u64::from(*b)) % 100_000);
+    digest.chunks_exact(5).take(6).map(group).collect::<Vec<_>>().join(" ")
 }

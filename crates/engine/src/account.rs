@@ -21,6 +21,11 @@ use sc_protocol::{Blob, ErrorBody, ErrorCode, UserId, limits, suite};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+/// When the key packages on the server were made.
+const PACKAGES_AT: &str = "key_packages_at";
+/// Age at which all of them are made anew.
+const PACKAGE_AGE_MS: i64 = 30 * 86_400_000;
+
 /// What is kept of the account, in the encrypted store.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Account {
@@ -32,8 +37,14 @@ pub struct Account {
     pub username: String,
     /// This device.
     pub device: DeviceKeys,
+    /// The account identity key the server showed when this device asked to be linked; the code covers it.
+    #[serde(default)]
+    pub expected_identity: Option<[u8; 32]>,
     /// Seed of the account identity, once the device is linked.
     pub identity: Option<[u8; 32]>,
+    /// Public identity keys this account had before: their leaves are still in groups until somebody removes them.
+    #[serde(default)]
+    pub former: Vec<[u8; 32]>,
     /// The server's key for proposals.
     #[serde(with = "serde_bytes")]
     pub server_key: Vec<u8>,
@@ -57,6 +68,7 @@ impl Account {
             device: self.device.clone(),
             certificate,
             identity,
+            former: self.former.clone(),
             server_key: self.server_key.clone(),
         }
     }
@@ -120,7 +132,9 @@ pub async fn register(api: &Api, username: &str, password: &str, device_name: &s
         user,
         username: username.to_owned(),
         device,
+        expected_identity: None,
         identity: Some(*identity.seed()),
+        former: Vec::new(),
         server_key: server.external_sender.to_vec(),
     };
     Ok((account, session))
@@ -152,12 +166,16 @@ pub async fn login(api: &Api, username: &str, password: &str, device: &DeviceKey
 /// The account as a device that waits for approval knows it.
 pub async fn pending_account(api: &Api, session: &Session, device: DeviceKeys) -> EngineResult<Account> {
     let server: ServerInfo = api.open_get("/v1/server").await?;
+    let info: UserInfo = api.get(&format!("/v1/users/{}", session.user_id)).await?;
+    let expected = info.identity_key.as_slice().try_into().map_err(|_| broken("identity key"))?;
     Ok(Account {
+        expected_identity: Some(expected),
         server: api.base().to_owned(),
         user: session.user_id,
         username: session.username.clone(),
         device,
         identity: None,
+        former: Vec::new(),
         server_key: server.external_sender.to_vec(),
     })
 }
@@ -166,8 +184,8 @@ pub async fn pending_account(api: &Api, session: &Session, device: DeviceKeys) -
 pub async fn poll_link(api: &Api, account: &Account) -> EngineResult<Option<AccountIdentity>> {
     let own: sc_protocol::rest::OwnDevice = api.get("/v1/devices/self").await?;
     let Some(sealed) = own.sealed_identity.filter(|_| !own.pending) else { return Ok(None) };
-    let info: UserInfo = api.get(&format!("/v1/users/{}", account.user)).await?;
-    Ok(Some(AccountIdentity::open(&account.device, sealed.as_slice(), info.identity_key.as_slice())?))
+    let expected = account.expected_identity.ok_or(EngineError::Locked("This device did not ask to be linked."))?;
+    Ok(Some(AccountIdentity::open(&account.device, sealed.as_slice(), &expected)?))
 }
 
 /// The newest signed list of an account's own devices.
@@ -177,25 +195,46 @@ pub async fn own_list(api: &Api, own: &Own) -> EngineResult<DeviceList> {
     Ok(DeviceList::verify(info.device_list.as_slice(), &identity.public()).map_err(sc_e2ee::E2eeError::from)?)
 }
 
-/// A new identity (reset level 3): new account key, new device keys, nothing of the old ones signs them.
-pub async fn new_identity(api: &Api, account: &Account, device_name: &str) -> EngineResult<Account> {
+/// The keys of a new identity (reset level 3): nothing of the old ones signs them. To be stored before they are posted.
+#[must_use]
+pub fn prepare_identity(account: &Account) -> Account {
+    let (identity, device) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng));
+    let former = account.former.iter().copied().chain(account.identity.as_ref().map(|s| AccountIdentity::from_seed(s).public())).collect();
+    Account { device, identity: Some(*identity.seed()), former, ..account.clone() }
+}
+
+/// Makes the server use a prepared identity. When the server has it already, that is fine: an answer was lost.
+pub async fn post_identity(api: &Api, account: &Account, device_name: &str) -> EngineResult<()> {
+    let own = account.own();
+    let identity = own.identity.as_ref().ok_or(EngineError::Locked("No identity was prepared."))?;
     let old: UserInfo = api.get(&format!("/v1/users/{}", account.user)).await?;
     // The version must follow; the old key may be lost, so the list is read without it.
     let version = DeviceList::verify(old.device_list.as_slice(), old.identity_key.as_slice()).map_err(sc_e2ee::E2eeError::from)?.version;
-    let (identity, device) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng));
+    if old.identity_key.as_slice() == identity.public() {
+        return Ok(());
+    }
+    let device = &account.device;
     let list = DeviceList { user_id: account.user, version: version + 1, devices: vec![(device.device_id, device.public())] };
     let request = ResetIdentity {
         identity_key: blob32(&identity.public()),
         device_list: Blob::from(identity.sign_list(&list)),
-        device: new_device(&device, device_name),
+        device: new_device(device, device_name),
     };
     let _: Empty = api.post("/v1/identity/reset", &request).await?;
-    Ok(Account { device, identity: Some(*identity.seed()), ..account.clone() })
+    Ok(())
 }
 
 /// Keeps enough one-time key packages on the server, and one of last resort per suite.
 pub async fn refill_key_packages(db: &Db, api: &Api) -> EngineResult<()> {
-    let counts: KeyPackageCount = api.get("/v1/key-packages").await?;
+    let made = db.write(|cx| Ok(cx.r().meta(PACKAGES_AT)?.and_then(|b| b.try_into().ok().map(i64::from_be_bytes)).unwrap_or(0))).await?;
+    let now = crate::now_ms();
+    // They expire after 60 days; the whole set is renewed in time.
+    let renew = made != 0 && now - made > PACKAGE_AGE_MS;
+    let counts: KeyPackageCount = if renew {
+        api.post("/v1/key-packages", &UploadKeyPackages { key_packages: Vec::new(), replace: true }).await?
+    } else {
+        api.get("/v1/key-packages").await?
+    };
     for suite in [suite::HYBRID, suite::CLASSIC] {
         let left = counts.counts.iter().find(|(s, _)| *s == suite).map_or(0, |(_, n)| *n);
         if left > limits::KEY_PACKAGES_LOW {
@@ -226,6 +265,9 @@ pub async fn refill_key_packages(db: &Db, api: &Api) -> EngineResult<()> {
                 .await?;
             let _: KeyPackageCount = api.post("/v1/key-packages", &UploadKeyPackages { key_packages, replace: false }).await?;
         }
+    }
+    if renew || made == 0 {
+        db.write(move |cx| Ok(cx.w.set_meta(PACKAGES_AT, &now.to_be_bytes())?)).await?;
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 /// Largest answer that is read.
 const ANSWER_BYTES: usize = 32 << 20;
 
-/// Called with new tokens before they are used, so that they are never lost.
-pub type OnSession = Arc<dyn Fn(&Session) + Send + Sync>;
+/// Stores new tokens; awaited before they are used, so that they are never lost.
+pub type OnSession = Arc<dyn Fn(Session) -> std::pin::Pin<Box<dyn Future<Output = EngineResult<()>> + Send>> + Send + Sync>;
 
 /// The HTTP side of a server.
 #[derive(Clone)]
@@ -68,12 +68,18 @@ impl Api {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes new tokens.
-    pub fn set_session(&self, session: Session) {
-        if let Some(f) = &self.on_session {
-            f(&session);
+    /// Takes new tokens, after they are stored.
+    pub async fn set_session(&self, session: Session) -> EngineResult<()> {
+        let _one = self.refreshing.lock().await;
+        self.keep(session).await
+    }
+
+    async fn keep(&self, session: Session) -> EngineResult<()> {
+        if let Some(store) = &self.on_session {
+            store(session.clone()).await?;
         }
         *self.session.write().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        Ok(())
     }
 
     /// `GET`, logged in.
@@ -102,7 +108,7 @@ impl Api {
     }
 
     async fn authed<T: DeserializeOwned>(&self, method: reqwest::Method, path: &str, body: Option<&impl Serialize>) -> EngineResult<T> {
-        let token = self.access_token().await?;
+        let token = self.access_token()?;
         match self.send(method.clone(), path, body, Some(&token)).await {
             Err(EngineError::Server(e)) if e.code == ErrorCode::TokenExpired => {
                 let token = self.refresh(&token).await?;
@@ -113,7 +119,7 @@ impl Api {
     }
 
     /// The access token, as it is.
-    pub async fn access_token(&self) -> EngineResult<String> {
+    pub fn access_token(&self) -> EngineResult<String> {
         let session = self.session();
         match session {
             Some(s) => Ok(s.access_token),
@@ -132,7 +138,7 @@ impl Api {
         }
         let fresh: Session = self.open_post("/v1/auth/refresh", &Refresh { refresh_token: session.refresh_token }).await?;
         let token = fresh.access_token.clone();
-        self.set_session(fresh);
+        self.keep(fresh).await?;
         Ok(token)
     }
 

@@ -25,6 +25,8 @@ use tokio::sync::{broadcast, watch};
 
 const ACCOUNT: &str = "account";
 const SESSION: &str = "session";
+/// A new identity that is being posted.
+const NEXT_ACCOUNT: &str = "account_next";
 
 /// Something changed; sent after the commit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +114,6 @@ struct Inner {
     spare: Mutex<Reader>,
     account: Mutex<Option<Account>>,
     dir: PathBuf,
-    _profile_lock: Mutex<Option<Box<dyn std::any::Any + Send>>>,
 }
 
 /// The engine of one profile.
@@ -134,7 +135,7 @@ impl Engine {
         let Parts { dir, store, reader, second, keep } = profile.split();
         let account: Option<Account> = store.read().meta(ACCOUNT)?.and_then(|b| ciborium::from_reader(b.as_slice()).ok());
         let session: Option<Session> = store.read().meta(SESSION)?.and_then(|b| ciborium::from_reader(b.as_slice()).ok());
-        let db = Db::spawn(store, events.clone())?;
+        let db = Db::spawn(store, keep, events.clone())?;
         let this = Self(Arc::new(Inner {
             db,
             events,
@@ -143,7 +144,6 @@ impl Engine {
             spare: Mutex::new(second),
             account: Mutex::new(None),
             dir,
-            _profile_lock: Mutex::new(Some(keep)),
         }));
         if let Some(account) = account {
             this.go_live(account, session).await?;
@@ -153,14 +153,9 @@ impl Engine {
 
     fn api(&self, server: &str, session: Option<Session>) -> EngineResult<Api> {
         let db = self.0.db.clone();
-        let keep = move |s: &Session| {
-            let (db, s) = (db.clone(), s.clone());
-            tokio::spawn(async move {
-                let stored = db.write(move |cx| Ok(cx.w.set_meta(SESSION, &cbor(&s)?)?)).await;
-                if let Err(cause) = stored {
-                    tracing::error!(%cause, "the session could not be stored; a new login may be needed");
-                }
-            });
+        let keep = move |s: Session| -> std::pin::Pin<Box<dyn Future<Output = EngineResult<()>> + Send>> {
+            let db = db.clone();
+            Box::pin(async move { db.write(move |cx| Ok(cx.w.set_meta(SESSION, &cbor(&s)?)?)).await })
         };
         Ok(Api::new(server)?.with_session(session, Arc::new(keep)))
     }
@@ -228,6 +223,15 @@ impl Engine {
         Ok(f(lock(&self.0.spare).read())?)
     }
 
+    /// The name of an account, asked for when only its id is known.
+    pub async fn name_of(&self, user: UserId) -> EngineResult<String> {
+        let known = self.read(|r| r.contact(user))?.filter(|c| c.username != user.to_string());
+        match known {
+            Some(c) => Ok(c.username),
+            None => Ok(self.shared()?.refresh_user(&format!("/v1/users/{user}")).await?.username),
+        }
+    }
+
     /// The HTTP side of the server.
     pub fn http(&self) -> EngineResult<Api> {
         Ok(self.shared()?.api.clone())
@@ -259,13 +263,14 @@ impl Engine {
             let shared = self.shared()?;
             let session = account::login(&shared.api, username, password, &known.device, device_name).await?;
             self.store_account(&known, &session).await?;
-            shared.api.set_session(session);
+            shared.api.set_session(session).await?;
             shared.hurry.notify_waiters();
             return Ok(known.identity.is_none().then(|| code(&known)));
         }
         let api = Api::new(server)?;
         let device = DeviceKeys::generate(&mut rand::rngs::OsRng);
         let session = account::login(&api, username, password, &device, device_name).await?;
+        let api = self.api(server, Some(session.clone()))?;
         let account = account::pending_account(&api, &session, device).await?;
         self.store_account(&account, &session).await?;
         let code = code(&account);
@@ -317,7 +322,14 @@ impl Engine {
 
     /// The code a waiting device shows.
     pub fn code_of(&self, d: &DeviceInfo) -> EngineResult<String> {
-        Ok(link_code(self.own_user()?, d.device_id, d.signature_key.as_slice(), d.link_key.as_slice()))
+        let own = self
+            .shared()?
+            .own
+            .identity
+            .as_ref()
+            .map(AccountIdentity::public)
+            .ok_or(EngineError::Locked("This device is not linked yet."))?;
+        Ok(link_code(self.own_user()?, d.device_id, d.signature_key.as_slice(), d.link_key.as_slice(), &own))
     }
 
     /// Approves a device whose code was compared.
@@ -326,7 +338,8 @@ impl Engine {
         let identity = shared.own.identity.clone().ok_or(EngineError::Locked("This device is not linked yet."))?;
         let waiting = self.devices().await?.into_iter().find(|d| d.device_id == device && d.pending);
         let waiting = waiting.ok_or_else(|| EngineError::invalid("NOT_FOUND", "No such device waits for approval."))?;
-        if self.code_of(&waiting)? != shown.trim() {
+        let digits = |s: &str| s.chars().filter(char::is_ascii_digit).collect::<String>();
+        if digits(&self.code_of(&waiting)?) != digits(shown) {
             return Err(EngineError::invalid("WRONG_CODE", "The code is not the one the new device shows. Do not approve it."));
         }
         let mut list = account::own_list(&shared.api, &shared.own).await?;
@@ -514,8 +527,12 @@ impl Engine {
         Ok(SafetyNumber::new(&identity.public(), shared.own.user.as_bytes(), &key, user.as_bytes()))
     }
 
-    /// The safety number was compared, or the mark is taken off.
-    pub async fn set_verified(&self, user: UserId, verified: bool) -> EngineResult<()> {
+    /// The safety number `number` was compared, or the mark is taken off. A number that has changed since it was shown is
+    /// not the one that was compared.
+    pub async fn set_verified(&self, user: UserId, verified: bool, number: &str) -> EngineResult<()> {
+        if verified && self.safety_number(user)?.digits() != number {
+            return Err(EngineError::invalid("IDENTITY_CHANGED", "The safety number has changed. Compare it again."));
+        }
         self.0
             .db
             .write(move |cx| {
@@ -649,11 +666,13 @@ impl Engine {
                 Ok(n)
             })?;
             let left = unreadable(self, id)?;
-            if (waiting == 0 && (left == 0 || tokio::time::Instant::now() + patience / 2 > deadline))
-                || tokio::time::timeout_at(deadline, events.recv()).await.is_err()
-            {
+            let now = tokio::time::Instant::now();
+            // Messages that were asked for get half of the patience; their senders may be away.
+            if (waiting == 0 && (left == 0 || now + patience / 2 > deadline)) || now >= deadline {
                 break waiting;
             }
+            // Not everything that matters is an event.
+            let _ = tokio::time::timeout(Duration::from_millis(100), events.recv()).await;
         };
         let after = unreadable(self, id)?;
         let total = u32::try_from(targets.len()).unwrap_or(u32::MAX);
@@ -671,14 +690,22 @@ impl Engine {
         let account = self.account().ok_or(EngineError::Locked("Log in first."))?;
         let shared = self.shared()?;
         let session = account::login(&shared.api, &account.username, password, &account.device, "").await?;
-        shared.api.set_session(session.clone());
+        shared.api.set_session(session.clone()).await?;
+        // The new keys are stored before the server knows them: a lost answer must not lock the account out.
+        let kept: Option<Account> = self.read(|r| r.meta(NEXT_ACCOUNT))?.and_then(|b| ciborium::from_reader(b.as_slice()).ok());
+        let fresh = kept.unwrap_or_else(|| account::prepare_identity(&account));
+        let bytes = cbor(&fresh)?;
+        self.0.db.write(move |cx| Ok(cx.w.set_meta(NEXT_ACCOUNT, &bytes)?)).await?;
+        account::post_identity(&shared.api, &fresh, "SecureConnect").await?;
         shared.stop.send_replace(true);
-        let fresh = account::new_identity(&shared.api, &account, "SecureConnect").await?;
-        // The session goes on with the new device: the refresh token was moved to it.
+        // The refresh token was moved to the new device: its tokens first, then everything else.
+        shared.api.refresh(&session.access_token).await?;
         let targets = self
             .0
             .db
             .write(|cx| {
+                cx.w.delete_meta(NEXT_ACCOUNT)?;
+                cx.w.delete_meta("key_packages_at")?;
                 let mut ids = Vec::new();
                 for c in cx.r().conversations()? {
                     if matches!(c.state, ConversationState::Left | ConversationState::Creating) {
@@ -694,10 +721,6 @@ impl Engine {
             })
             .await?;
         self.become_device(fresh).await?;
-        let renewed = self.shared()?;
-        renewed.api.set_session(Session { device_id: self.account().map_or(session.device_id, |a| a.device.device_id), ..session.clone() });
-        renewed.api.refresh(&session.access_token).await?;
-        renewed.hurry.notify_waiters();
         Ok(targets)
     }
 
@@ -763,7 +786,7 @@ impl Engine {
 }
 
 fn code(a: &Account) -> String {
-    link_code(a.user, a.device.device_id, &a.device.public(), &a.device.link_public())
+    link_code(a.user, a.device.device_id, &a.device.public(), &a.device.link_public(), &a.expected_identity.unwrap_or_default())
 }
 
 fn outbox_guard(c: &Conversation) -> EngineResult<()> {

@@ -97,6 +97,9 @@ fn decode<T: DeserializeOwned>(b: &[u8]) -> EngineResult<T> {
     ciborium::from_reader(b).map_err(|e| EngineError::invalid("ENCODING", e.to_string()))
 }
 
+/// Version of the own device list, the newest that was seen.
+const OWN_LIST: &str = "own_list_version";
+
 /// What to do with a job after a try.
 #[derive(Debug)]
 pub enum Outcome {
@@ -127,7 +130,11 @@ pub async fn run(s: &Shared, job: Job) -> EngineResult<Outcome> {
 
 /// The place of something of ours: finishes its job. Doing it twice changes nothing.
 pub fn complete(cx: &mut Cx<'_>, c: &Conversation, temp_id: TempId, seq: u64, at: UnixMillis, todo: &mut Todo) -> EngineResult<()> {
-    let Some(job) = cx.r().job_by_temp_id(temp_id)? else { return Ok(()) };
+    let Some(job) = cx.r().job_by_temp_id(temp_id)? else {
+        // Given up here, stored there all the same.
+        cx.w.mark_sent(c.id, temp_id, seq, at)?;
+        return Ok(());
+    };
     match job.kind.as_str() {
         kind::MESSAGE => {
             cx.w.mark_sent(c.id, temp_id, seq, at)?;
@@ -137,13 +144,19 @@ pub fn complete(cx: &mut Cx<'_>, c: &Conversation, temp_id: TempId, seq: u64, at
         kind::REJOIN => install_rejoin(cx, c, &job, seq, at, todo)?,
         kind::RESET => install_reset(cx, c, &job, seq, at)?,
         _ => {
+            let (epoch, generation) = (job.epoch, job.generation);
             let change = cx.with_group(c, |g, mls| {
+                if !g.has_pending_commit() || g.epoch() != epoch || c.generation != generation {
+                    return Ok(None);
+                }
                 let change = g.pending_change()?;
                 g.merge_pending(mls)?;
-                Ok(change)
+                Ok(Some(change))
             })?;
-            if let Some(change) = change {
-                project_own(cx, c, seq, at, &change, todo)?;
+            match change.flatten() {
+                Some(change) => project_own(cx, c, seq, at, &change, todo)?,
+                // The server took a commit whose keys are not here any more.
+                None => crate::core::inbox::queue_rejoin(cx, c)?,
             }
             cx.w.forget_ciphertexts(c.id)?;
         }
@@ -183,6 +196,17 @@ async fn refused(s: &Shared, job: Job, e: sc_protocol::ErrorBody) -> EngineResul
     match e.code {
         ErrorCode::StaleEpoch => {
             s.catch_up_to(job.conversation, e.seq.unwrap_or(0)).await?;
+            s.db.write(move |cx| {
+                let c = cx.conversation(job.conversation)?;
+                let here = cx.with_group(&c, |g, _| Ok(g.epoch()))?;
+                if c.state == ConversationState::Active && c.generation == job.generation && here == Some(job.epoch) {
+                    // Everything is here and it is still not the server's state: out of step.
+                    crate::core::inbox::break_session(cx, &c)?;
+                    cx.w.delay_job(job.id, cx.now + 1_000)?;
+                }
+                Ok(())
+            })
+            .await?;
             Ok(Outcome::Again)
         }
         ErrorCode::NotAMember => {
@@ -250,6 +274,10 @@ async fn create(s: &Shared, job: Job) -> EngineResult<Outcome> {
             let by = cx.own()?.user;
             cx.w.insert_system(id, 0, cx.now, &System::Created { by })?;
         }
+        let own = cx.own()?.user;
+        for user in body.peer.into_iter().chain([own]) {
+            cx.w.trust(id, user)?;
+        }
         let users = body.peer.map_or(body.members, |p| vec![p]);
         cx.w.delete_job(job.id)?;
         let add = People { users, devices_only: body.peer.is_some() };
@@ -289,7 +317,7 @@ async fn give_up(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> 
         return Err(e);
     }
     let code = e.code().to_owned();
-    tracing::warn!(kind = job.kind, %code, "a job was refused");
+    tracing::warn!(kind = job.kind, cause = %e, "a job was refused");
     s.db.write(move |cx| {
         let c = cx.conversation(job.conversation)?;
         if let Some(()) = cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))? {}
@@ -308,6 +336,17 @@ async fn give_up(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> 
 /// Verifies what the server says about an account against what is pinned; newest facts are stored.
 pub fn verify_user(cx: &mut Cx<'_>, info: &UserInfo) -> EngineResult<DeviceList> {
     let list = DeviceList::verify(info.device_list.as_slice(), info.identity_key.as_slice()).map_err(sc_e2ee::E2eeError::from)?;
+    if info.user_id == cx.own()?.user {
+        // Pinning refuses another identity; here an older list, which would bring a removed device back.
+        let known = cx.r().meta(OWN_LIST)?.and_then(|b| b.try_into().ok().map(u64::from_be_bytes)).unwrap_or(0);
+        if list.version < known {
+            return Err(EngineError::invalid(
+                "ROLLED_BACK",
+                "The server showed an older list of your devices than before. Nothing was sent.",
+            ));
+        }
+        cx.w.set_meta(OWN_LIST, &list.version.to_be_bytes())?;
+    }
     if list.user_id != info.user_id {
         return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another account's identity."));
     }
@@ -339,7 +378,8 @@ async fn claim(s: &Shared, user: UserId, suite: u16) -> EngineResult<Vec<Verifie
         }
         let mut out = Vec::new();
         for k in &claimed.key_packages {
-            let verified = verify_key_package(&crypto, suite, k.key_package.as_slice())?;
+            // An expired or odd package is a device without one; it joins by itself.
+            let Ok(verified) = verify_key_package(&crypto, suite, k.key_package.as_slice()) else { continue };
             let l = &verified.leaf;
             let listed = list.key_of(l.device).is_some_and(|key| key.as_slice() == l.device_key.as_slice());
             if l.user != user || l.identity_key.as_slice() != claimed.user.identity_key.as_slice() || !listed {
@@ -384,6 +424,17 @@ async fn commit(s: &Shared, job: Job) -> EngineResult<Outcome> {
             Ok(Outcome::Again)
         }
         Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => refused(s, job, *e).await,
+        Err(EngineError::Server(e)) if e.code == ErrorCode::InvalidCommit => {
+            // Our tree is not the server's.
+            s.db.write(move |cx| {
+                let c = cx.conversation(job.conversation)?;
+                cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))?;
+                cx.w.delete_job(job.id)?;
+                crate::core::inbox::break_session(cx, &c)
+            })
+            .await?;
+            Ok(Outcome::Done)
+        }
         Err(e) => give_up(s, job, e).await,
     }
 }
@@ -426,6 +477,7 @@ async fn build_commit(s: &Shared, job: &Job) -> EngineResult<Option<PostCommit>>
                     return Ok(None);
                 }
                 if g.has_pending_commit() {
+                    // Left behind by a job that is gone: a job on its way resends its own bytes.
                     g.clear_pending(mls.storage)?;
                 }
                 let epoch = g.epoch();
@@ -475,8 +527,12 @@ async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
                 Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return refused(s, job, *e).await,
                 Err(e) => return give_up(s, job, e).await,
             };
-            let job = job.clone();
-            s.db.write(move |cx| prepare_rejoin(cx, &job, &state)).await?
+            let prepared = job.clone();
+            match s.db.write(move |cx| prepare_rejoin(cx, &prepared, &state)).await {
+                Ok(sent) => sent,
+                Err(e @ (EngineError::E2ee(_) | EngineError::Invalid(..))) => return broken(s, job, e).await,
+                Err(e) => return Err(e),
+            }
         }
     };
     match s.api.post::<Appended>(&format!("/v1/conversations/{id}/commits"), &sent.post).await {
@@ -505,6 +561,22 @@ async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
     }
 }
 
+/// The server's group cannot be entered: say so instead of trying for ever.
+async fn broken(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> {
+    tracing::warn!(conversation = %job.conversation, cause = %e, "the session cannot be renewed");
+    let reason = e.code().to_owned();
+    s.db.write(move |cx| {
+        let c = cx.conversation(job.conversation)?;
+        cx.w.delete_job(job.id)?;
+        cx.w.set_state(c.id, ConversationState::Broken)?;
+        cx.w.insert_system(c.id, c.last_seq, cx.now, &System::Refused { reason })?;
+        cx.changed(c.id);
+        Ok(())
+    })
+    .await?;
+    Ok(Outcome::Done)
+}
+
 fn prepare_rejoin(cx: &mut Cx<'_>, job: &Job, state: &GroupState) -> EngineResult<RejoinSent> {
     let own = cx.own()?;
     let public = PublicState { group_info: state.group_info.to_vec(), ratchet_tree: state.ratchet_tree.to_vec() };
@@ -512,7 +584,12 @@ fn prepare_rejoin(cx: &mut Cx<'_>, job: &Job, state: &GroupState) -> EngineResul
     if group.id() != sc_e2ee::group::group_id(job.conversation, state.generation) {
         return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another group."));
     }
-    for l in group.leaves()? {
+    let c = cx.conversation(job.conversation)?;
+    let leaves = group.leaves()?;
+    if let Err(reason) = crate::core::inbox::vet_group(cx, &c, &leaves, group.suite())? {
+        return Err(EngineError::invalid("IDENTITY_MISMATCH", format!("The server's group was refused: {reason}.")));
+    }
+    for l in &leaves {
         cx.pin(l.user, &l.identity_key, None)?;
     }
     let post = PostCommit {
@@ -539,6 +616,9 @@ fn install_rejoin(cx: &mut Cx<'_>, c: &Conversation, job: &Job, seq: u64, at: Un
     scratch.install(&MlsRows(cx.w)).map_err(sc_e2ee::E2eeError::mls)?;
     let id = sc_e2ee::group::group_id(c.id, sent.post.generation);
     let group = Group::load(&KvStorage(MlsRows(cx.w)), &id)?;
+    for l in group.as_ref().map(Group::leaves).transpose()?.unwrap_or_default() {
+        cx.w.trust(c.id, l.user)?;
+    }
     cx.set_group(c.id, group);
     cx.w.set_group(c.id, sent.post.generation, sent.suite)?;
     cx.w.set_state(c.id, ConversationState::Active)?;
@@ -572,10 +652,10 @@ async fn reset(s: &Shared, job: Job) -> EngineResult<Outcome> {
             store_place(s, a).await?;
             Ok(Outcome::Done)
         }
-        Err(EngineError::Server(e)) if e.code == ErrorCode::StaleEpoch && job.attempts < 5 => {
+        Err(EngineError::Server(e)) if e.code == ErrorCode::StaleEpoch => {
             s.db.write(move |cx| {
                 cx.w.set_ciphertext(&job, None, 0, 0)?;
-                cx.w.delay_job(job.id, cx.now)?;
+                cx.w.delay_job(job.id, cx.now + 200 * (1 << job.attempts.min(6)))?;
                 Ok(())
             })
             .await?;
@@ -621,7 +701,8 @@ fn install_reset(cx: &mut Cx<'_>, c: &Conversation, job: &Job, seq: u64, at: Uni
     cx.w.forget_ciphertexts(c.id)?;
     cx.w.insert_system(c.id, seq, at, &System::SessionReset { by: own })?;
     // The same people, no others: a reset never grows the roster.
-    let users: Vec<UserId> = c.roster.iter().map(|m| m.user_id).filter(|u| *u != own).collect();
+    let trusted = cx.r().trusted(c.id)?;
+    let users: Vec<UserId> = c.roster.iter().map(|m| m.user_id).filter(|u| *u != own && trusted.contains(u)).collect();
     cx.w.push_job_first(c.id, kind::ADD, TempId::generate(), &encode(&People { users, devices_only: true })?)?;
     Ok(())
 }

@@ -86,8 +86,19 @@ impl EngineError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Server(e) => e.code.is_retryable() || matches!(e.code, ErrorCode::TokenExpired | ErrorCode::Unauthenticated),
-            Self::Offline(_) | Self::Store(StoreError::DiskFull) => true,
+            Self::Server(e) => {
+                // An ended session is not the job's fault: it waits for the next login.
+                let session = [
+                    ErrorCode::TokenExpired,
+                    ErrorCode::Unauthenticated,
+                    ErrorCode::RefreshReused,
+                    ErrorCode::AccountSuspended,
+                    ErrorCode::DeviceNotLinked,
+                    ErrorCode::InvalidCredentials,
+                ];
+                e.code.is_retryable() || session.contains(&e.code)
+            }
+            Self::Offline(_) | Self::Stopped | Self::Locked(_) | Self::Store(_) => true,
             _ => false,
         }
     }

@@ -89,19 +89,24 @@ pub fn open(dir: &Path, passphrase: Option<&str>, use_keyring: bool) -> EngineRe
     let lock = File::create(dir.join("lock")).map_err(|e| StoreError::File(dir.to_owned(), e))?;
     lock.try_lock().map_err(|_| EngineError::InUse)?;
     let (keys_path, store_path) = (dir.join("keys.json"), dir.join("store.db"));
-    let account = keyring_account(dir);
     let Some(slots) = KeySlots::load(&keys_path)? else {
         if store_path.exists() {
             return Ok(Opening::KeyLost { why: "no_key_file" });
         }
-        return create(dir, &keys_path, &store_path, passphrase, use_keyring, &account, lock);
+        return create(dir, &keys_path, &store_path, passphrase, use_keyring, lock);
     };
-    if slots.has(SlotKind::Keyring)
-        && use_keyring
-        && let Some(secret) = keyring(move || read_keyring(&account))
-        && let Ok(key) = slots.open_keyring(&secret)
-    {
-        return finish(dir, &store_path, &key, SlotKind::Keyring, lock);
+    if slots.has(SlotKind::Keyring) && use_keyring {
+        let account = keyring_account(dir, &slots);
+        match keyring(move || read_keyring(&account)) {
+            Ring::Got(secret) => {
+                if let Ok(key) = slots.open_keyring(&secret) {
+                    return finish(dir, &store_path, &key, SlotKind::Keyring, lock);
+                }
+            }
+            // Locked, denied, no answer: the key is not lost. It is asked for again at the next try.
+            Ring::NoAccess => return Ok(Opening::NeedsPassphrase { new: false }),
+            Ring::NoEntry => {}
+        }
     }
     let Some(passphrase) = passphrase.filter(|_| slots.has(SlotKind::Passphrase)) else {
         let why = if slots.has(SlotKind::Passphrase) { None } else { Some("wrong_key") };
@@ -120,7 +125,6 @@ fn create(
     store_path: &Path,
     passphrase: Option<&str>,
     use_keyring: bool,
-    account: &str,
     lock: File,
 ) -> EngineResult<Opening> {
     let key = KeySlots::new_key(&mut OsRng);
@@ -128,8 +132,8 @@ fn create(
     let mut protection = SlotKind::Passphrase;
     if use_keyring && passphrase.is_none() {
         let secret = slots.set_keyring(&key, &mut OsRng)?;
-        let account = account.to_owned();
-        if keyring(move || write_keyring(&account, secret.as_ref())).is_none() {
+        let account = keyring_account(dir, &slots);
+        if !matches!(keyring(move || write_keyring(&account, secret.as_ref())), Ring::Got(())) {
             return Ok(Opening::NeedsPassphrase { new: true });
         }
         protection = SlotKind::Keyring;
@@ -176,24 +180,33 @@ fn restrict(dir: &Path) {
 #[cfg(not(unix))]
 fn restrict(_: &Path) {}
 
-fn keyring_account(dir: &Path) -> String {
-    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
+/// The name of the entry: the folder and the slot, so that starting anew never overwrites the key of a store set aside.
+fn keyring_account(dir: &Path, slots: &KeySlots) -> String {
+    let folder = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    format!("{}#{}", folder.display(), slots.keyring_tag())
+}
+
+/// What the keyring said.
+enum Ring<T> {
+    Got(T),
+    NoEntry,
+    NoAccess,
 }
 
 /// Runs a keyring call on a thread of its own: it may block on a prompt for ever.
-fn keyring<T: Send + 'static>(f: impl FnOnce() -> Result<T, keyring_core::Error> + Send + 'static) -> Option<T> {
+fn keyring<T: Send + 'static>(f: impl FnOnce() -> Result<T, keyring_core::Error> + Send + 'static) -> Ring<T> {
     let (tx, rx) = std::sync::mpsc::channel();
     std::thread::spawn(move || tx.send(f()));
     match rx.recv_timeout(KEYRING_TIMEOUT) {
-        Ok(Ok(v)) => Some(v),
-        Ok(Err(keyring_core::Error::NoEntry)) => None,
+        Ok(Ok(v)) => Ring::Got(v),
+        Ok(Err(keyring_core::Error::NoEntry)) => Ring::NoEntry,
         Ok(Err(cause)) => {
             tracing::info!(%cause, "the keyring does not answer; a passphrase is used");
-            None
+            Ring::NoAccess
         }
         Err(_) => {
             tracing::info!("the keyring did not answer in time; a passphrase is used");
-            None
+            Ring::NoAccess
         }
     }
 }

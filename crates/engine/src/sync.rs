@@ -128,7 +128,11 @@ impl Shared {
 
     /// Stores entries, then fetches what they show to be missing.
     pub async fn store(&self, entries: Vec<Entry>) -> EngineResult<()> {
-        let mut todo = self.store_batch(entries).await?;
+        let todo = self.store_batch(entries).await?;
+        self.follow_up(todo).await
+    }
+
+    async fn follow_up(&self, mut todo: Todo) -> EngineResult<()> {
         let mut rounds = 0;
         while let Some(id) = todo.gaps.pop() {
             rounds += 1;
@@ -163,8 +167,17 @@ impl Shared {
                 };
             let Some(first) = page.envelopes.first().map(|e| e.seq) else { return Ok(all) };
             if first > after + 1 {
-                // The server has nothing between: this device's stay begins here, or entries are gone for good.
-                self.db.write(move |cx| Ok(cx.w.set_last_seq(id, first - 1, 0)?)).await?;
+                // A first join that is on its way has its place before this.
+                if self.read(|r, id: ConversationId| r.has_job(id, kind::REJOIN), id).await? && after > 0 {
+                    let joining = self
+                        .read(|r, id: ConversationId| r.conversation(id), id)
+                        .await?
+                        .is_some_and(|c| c.state == ConversationState::Joining);
+                    if joining {
+                        return Ok(all);
+                    }
+                }
+                self.db.write(move |cx| hole(cx, id, first)).await?;
             }
             let last = page.envelopes.last().map_or(0, |e| e.seq);
             for chunk in page.envelopes.chunks(BATCH) {
@@ -250,7 +263,16 @@ impl Shared {
                     return Ok(());
                 }
                 if c.kind != info.kind || c.peer != peer {
+                    if !c.roster.is_empty() {
+                        tracing::warn!(conversation = %id, "the server changed what the conversation is; ignored");
+                        return Ok(());
+                    }
                     cx.w.set_kind(id, info.kind, peer)?;
+                    // A Welcome may have come before it was known that there are two people.
+                    let strangers = cx.r().trusted(id)?.into_iter().any(|u| u != own && Some(u) != peer);
+                    if info.kind == ConversationKind::Direct && strangers {
+                        cx.w.set_state(id, ConversationState::Broken)?;
+                    }
                 }
                 cx.w.set_roster(id, &info.members)?;
                 if let Some(m) = info.members.iter().find(|m| m.user_id == own) {
@@ -310,6 +332,15 @@ fn queue_join(cx: &mut crate::core::Cx<'_>, id: ConversationId) -> EngineResult<
     Ok(())
 }
 
+/// The server has nothing between the cursor and `first`: this device's stay begins there, or something was held back.
+fn hole(cx: &mut crate::core::Cx<'_>, id: ConversationId, first: u64) -> EngineResult<()> {
+    if let Some(c) = cx.r().conversation(id)?.filter(|c| c.state == ConversationState::Active && c.last_seq > 0) {
+        cx.w.insert_system(id, first - 1, cx.now, &sc_store::model::System::Refused { reason: "log_hole".into() })?;
+        crate::core::inbox::break_session(cx, &c)?;
+    }
+    Ok(cx.w.set_last_seq(id, first - 1, 0)?)
+}
+
 /// The gateway's task.
 pub async fn run_gateway(s: Arc<Shared>) {
     let mut attempt = 0u32;
@@ -346,9 +377,8 @@ pub async fn run_gateway(s: Arc<Shared>) {
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn connect(s: &Shared) -> EngineResult<Socket> {
+async fn connect(s: &Shared, token: &str) -> EngineResult<Socket> {
     let offline = |e: &dyn std::fmt::Display| EngineError::Offline(e.to_string());
-    let token = s.api.access_token().await?;
     let mut request = s.api.gateway().into_client_request().map_err(|e| offline(&e))?;
     let bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| offline(&e))?;
     request.headers_mut().insert(header::AUTHORIZATION, bearer);
@@ -365,7 +395,8 @@ async fn connect(s: &Shared) -> EngineResult<Socket> {
 }
 
 async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
-    let mut socket = connect(s).await?;
+    let connected_with = s.api.access_token()?;
+    let mut socket = connect(s, &connected_with).await?;
     match tokio::time::timeout(ANSWER, next_frame(&mut socket)).await {
         Ok(Ok(Some(ServerFrame::Connected { server_time, .. }))) => {
             let skew = now_ms() - server_time;
@@ -376,8 +407,7 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
         Ok(Ok(Some(ServerFrame::ConnectionError { error })))
             if error.code == ErrorCode::TokenExpired || error.code == ErrorCode::Unauthenticated =>
         {
-            let stale = s.api.access_token().await?;
-            s.api.refresh(&stale).await?;
+            s.api.refresh(&connected_with).await?;
             *attempt = 0;
             s.hurry.notify_one();
             return Ok(());
@@ -512,8 +542,10 @@ async fn flush(s: &Shared, batch: &mut Vec<Entry>) -> EngineResult<()> {
         let part: Vec<Entry> = batch.drain(..n).collect();
         let again = part.clone();
         let todo = s.store_batch(part).await?;
-        if !todo.gaps.is_empty() || !todo.refresh.is_empty() {
-            // Gaps are fetched; what follows them in this batch comes with the fetch or is skipped as known.
+        let gaps = !todo.gaps.is_empty();
+        s.follow_up(todo).await?;
+        if gaps {
+            // What followed the gap came with the fetch and is skipped as known, or is stored now.
             s.store(again).await?;
         }
     }
@@ -592,7 +624,10 @@ pub async fn run_outbox(s: Arc<Shared>) {
             match turn(&s).await {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(cause) => tracing::info!(%cause, "the outbox waits"),
+                Err(cause) => {
+                    tracing::info!(%cause, "the outbox waits");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
             }
             if let Err(cause) = jobs::ask_again(&s).await {
                 tracing::info!(%cause, "nothing was asked for again");
@@ -632,9 +667,18 @@ async fn turn(s: &Arc<Shared>) -> EngineResult<bool> {
 }
 
 async fn run_one(s: &Arc<Shared>, job: Job) -> bool {
-    let (id, attempts, job_kind) = (job.id, job.attempts, job.kind.clone());
+    let (id, attempts, job_kind, temp_id) = (job.id, job.attempts, job.kind.clone(), job.temp_id);
+    tracing::debug!(kind = job_kind, conversation = %job.conversation, "job");
     match jobs::run(s, job).await {
-        Ok(Outcome::Done | Outcome::Again) => true,
+        Ok(Outcome::Again) => true,
+        Ok(Outcome::Done) => {
+            // Done, but its place has not come: wait for it instead of asking again at once.
+            let still = s.read(move |r, ()| r.job_by_temp_id(temp_id), ()).await.ok().flatten().is_some();
+            if still && let Err(cause) = s.db.write(move |cx| Ok(cx.w.delay_job(id, cx.now + 1_000)?)).await {
+                tracing::warn!(%cause, "a job could not be put off");
+            }
+            true
+        }
         Ok(Outcome::Wait) => {
             // Something else of the conversation comes first; it was queued before this job or is on its way.
             let first = s.read(move |r, ()| Ok(r.job(id)?.is_some_and(|j| j.not_before <= now_ms())), ()).await.unwrap_or(false);
@@ -665,5 +709,5 @@ async fn run_one(s: &Arc<Shared>, job: Job) -> bool {
 
 /// True when no other job of the conversation is before it.
 fn is_first(cx: &crate::core::Cx<'_>, id: i64) -> EngineResult<bool> {
-    Ok(cx.r().first_jobs(i64::MAX)?.iter().any(|j| j.id == id))
+    Ok(cx.r().is_first_job(id)?)
 }

@@ -34,10 +34,13 @@ CREATE INDEX devices_by_user ON devices (user_id);
 CREATE TABLE refresh_tokens (
     token_hash BLOB NOT NULL PRIMARY KEY,
     family     BLOB NOT NULL,
+    parent     BLOB,
     device_id  BLOB NOT NULL REFERENCES devices (device_id),
     expires_at INTEGER NOT NULL,
-    spent      INTEGER NOT NULL
+    spent      INTEGER NOT NULL,
+    spent_at   INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX refresh_by_parent ON refresh_tokens (parent);
 CREATE INDEX refresh_by_family ON refresh_tokens (family);
 CREATE INDEX refresh_by_device ON refresh_tokens (device_id);
 

@@ -93,8 +93,11 @@ impl Logins {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if pending.len() >= LOGINS {
             pending.retain(|_, p| now - p.started < LOGIN_TTL_MS);
-            if pending.len() >= LOGINS {
-                return Err(ApiError::rate_limited(1_000));
+            // Full of logins nobody finishes: the oldest gives way, so that nobody can lock everybody out.
+            if pending.len() >= LOGINS
+                && let Some(oldest) = pending.iter().min_by_key(|(_, p)| p.started).map(|(k, _)| k.clone())
+            {
+                pending.remove(&oldest);
             }
         }
         let id = random_token();
@@ -134,18 +137,21 @@ pub async fn issue(
     device: DeviceId,
     username: String,
     pending: bool,
-    family: Option<Vec<u8>>,
+    family: Option<(Vec<u8>, Vec<u8>)>,
 ) -> ApiResult<Session> {
     let refresh_token = random_token();
-    let family = family.unwrap_or_else(|| token_hash(&random_token()));
+    let (family, parent) = family.map_or_else(|| (token_hash(&random_token()), None), |(f, p)| (f, Some(p)));
     let expires_at = cx.now + i64::try_from(app.config.refresh_token_days).unwrap_or(90) * 86_400_000;
-    sqlx::query("INSERT INTO refresh_tokens (token_hash, family, device_id, expires_at, spent) VALUES ($1, $2, $3, $4, 0)")
-        .bind(token_hash(&refresh_token))
-        .bind(family)
-        .bind(device.as_bytes().as_slice())
-        .bind(expires_at)
-        .execute(&mut cx.conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO refresh_tokens (token_hash, family, parent, device_id, expires_at, spent, spent_at) VALUES ($1, $2, $3, $4, $5, 0, 0)",
+    )
+    .bind(token_hash(&refresh_token))
+    .bind(family)
+    .bind(parent)
+    .bind(device.as_bytes().as_slice())
+    .bind(expires_at)
+    .execute(&mut cx.conn)
+    .await?;
     let expires_in = app.config.access_token_seconds;
     let exp = db::uint(cx.now / 1000) + expires_in;
     let claims = Claims { sub: user, device, exp };
@@ -163,7 +169,7 @@ pub async fn refresh(app: &App, token: String) -> ApiResult<Session> {
         .write(move |cx| {
             Box::pin(async move {
                 let row = sqlx::query(
-                    "SELECT r.family, r.device_id, r.expires_at, r.spent, d.status, d.user_id, u.username, u.status AS account \
+                    "SELECT r.family, r.device_id, r.expires_at, r.spent, r.spent_at, d.status, d.user_id, u.username, u.status AS account \
                      FROM refresh_tokens r JOIN devices d ON d.device_id = r.device_id JOIN users u ON u.user_id = d.user_id \
                      WHERE r.token_hash = $1",
                 )
@@ -173,7 +179,15 @@ pub async fn refresh(app: &App, token: String) -> ApiResult<Session> {
                 let Some(row) = row else { return Err(unauthenticated()) };
                 let family: Vec<u8> = row.try_get("family")?;
                 let device = db::device_id(&row, "device_id")?;
-                if row.try_get::<i64, _>("spent")? != 0 {
+                let successor: Option<i64> = sqlx::query_scalar("SELECT spent FROM refresh_tokens WHERE parent = $1")
+                    .bind(&hash)
+                    .fetch_optional(&mut cx.conn)
+                    .await?;
+                // An answer that was lost: the same token may come back for a minute while its successor is unused.
+                let again = successor == Some(0) && cx.now - row.try_get::<i64, _>("spent_at")? < 60_000;
+                if again {
+                    sqlx::query("DELETE FROM refresh_tokens WHERE parent = $1").bind(&hash).execute(&mut cx.conn).await?;
+                } else if row.try_get::<i64, _>("spent")? != 0 {
                     // Committed, not refused: the family has to end.
                     sqlx::query("DELETE FROM refresh_tokens WHERE family = $1").bind(family).execute(&mut cx.conn).await?;
                     cx.stop_device(device);
@@ -187,10 +201,19 @@ pub async fn refresh(app: &App, token: String) -> ApiResult<Session> {
                     return Err(unauthenticated());
                 }
                 let pending = status == "pending";
-                sqlx::query("UPDATE refresh_tokens SET spent = 1 WHERE token_hash = $1").bind(&hash).execute(&mut cx.conn).await?;
+                sqlx::query("UPDATE refresh_tokens SET spent = 1, spent_at = $1 WHERE token_hash = $2")
+                    .bind(cx.now)
+                    .bind(&hash)
+                    .execute(&mut cx.conn)
+                    .await?;
+                sqlx::query("DELETE FROM refresh_tokens WHERE device_id = $1 AND expires_at < $2")
+                    .bind(device.as_bytes().as_slice())
+                    .bind(cx.now)
+                    .execute(&mut cx.conn)
+                    .await?;
                 let user = db::user_id(&row, "user_id")?;
                 let username = row.try_get("username")?;
-                issue(&inner, cx, user, device, username, pending, Some(family)).await.map(Some)
+                issue(&inner, cx, user, device, username, pending, Some((family, hash))).await.map(Some)
             })
         })
         .await?;

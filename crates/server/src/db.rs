@@ -34,6 +34,7 @@ pub async fn open_writer(o: &Options) -> Result<SqliteConnection, sqlx::Error> {
         .busy_timeout(Duration::from_secs(5))
         .pragma("wal_autocheckpoint", "0")
         .pragma("cache_size", "-8192")
+        .pragma("temp_store", "MEMORY")
         .disable_statement_logging();
     if o.max_pages > 0 {
         options = options.pragma("max_page_count", o.max_pages.to_string());
@@ -54,8 +55,8 @@ pub async fn open_readers(o: &Options) -> Result<SqlitePool, sqlx::Error> {
         .disable_statement_logging();
     SqlitePoolOptions::new()
         .max_connections(4)
-        .min_connections(1)
-        .idle_timeout(Duration::from_secs(60))
+        .min_connections(4)
+        .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(Duration::from_secs(10))
         .connect_with(options)

@@ -77,6 +77,11 @@ impl From<sqlx::Error> for ApiError {
             tracing::error!(cause = %e, "storage is full or failing");
             return Self::new(ErrorCode::StorageFull, "The server's disk is full or failing. Nothing was stored; try again later.");
         }
+        if matches!(e, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) {
+            let mut busy = Self::new(ErrorCode::Unavailable, "The server is busy. Try again in a moment.");
+            busy.0.retry_after_ms = Some(1_000);
+            return busy;
+        }
         Self::internal(e)
     }
 }

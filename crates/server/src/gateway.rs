@@ -49,13 +49,15 @@ pub async fn upgrade(State(app): State<App>, headers: HeaderMap, ws: WebSocketUp
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.strip_prefix("Bearer "))
         .map(str::to_owned);
-    let who = match token {
+    let bearer = token;
+    let who = match &bearer {
         None => Err(auth::unauthenticated()),
-        Some(t) => auth::authenticate(&app, &t).await.and_then(auth::linked),
+        Some(t) => auth::authenticate(&app, t).await.and_then(auth::linked),
     };
+    let token = bearer.unwrap_or_default();
     Ok(ws.on_upgrade(move |socket| async move {
         match who {
-            Ok(who) => serve(app, socket, who, encoding).await,
+            Ok(who) => serve(app, socket, who, encoding, token).await,
             Err(e) => refuse(socket, encoding, *e.0).await,
         }
     }))
@@ -72,13 +74,19 @@ fn close(code: u16, reason: &'static str) -> Message {
     Message::Close(Some(CloseFrame { code, reason: reason.into() }))
 }
 
-async fn serve(app: App, mut socket: WebSocket, who: Authed, encoding: Encoding) {
+async fn serve(app: App, mut socket: WebSocket, who: Authed, encoding: Encoding, token: String) {
     let Some(conn) = app.hub.add(who.user, who.device, app.config.connections_per_user, app.config.connection_queue_bytes) else {
         let mut e = ErrorBody::new(sc_protocol::ErrorCode::Unavailable, "Too many connections, or the server is stopping.");
         e.retry_after_ms = Some(5_000);
         refuse(socket, encoding, e).await;
         return;
     };
+    // Asked again now that a revocation finds this connection: nothing slips in between.
+    if let Err(e) = auth::authenticate(&app, &token).await.and_then(auth::linked) {
+        app.hub.remove(&conn);
+        refuse(socket, encoding, *e.0).await;
+        return;
+    }
     let hello = SharedFrame::new(ServerFrame::Connected { user_id: who.user, device_id: who.device, server_time: now_ms() });
     if socket.send(hello.message(encoding)).await.is_ok() {
         let (sink, stream) = socket.split();
@@ -129,8 +137,9 @@ impl Session {
             let result = tokio::select! {
                 () = conn.ready() => self.drain().await,
                 message = stream.next() => {
+                    let result = self.incoming(message).await;
                     heard = tokio::time::Instant::now();
-                    self.incoming(message).await
+                    result
                 }
                 _ = ping.tick() => {
                     if heard.elapsed() > Duration::from_secs(limits::DEAD_PEER_SECONDS) { Err(Over) } else { self.send(Message::Ping(Vec::new().into())).await }
@@ -168,20 +177,21 @@ impl Session {
             self.held.extend::<VecDeque<_>>(entries);
             frames = rest;
         }
-        self.write(frames).await
+        self.write(&frames).await?;
+        self.conn.sent(&frames);
+        Ok(())
     }
 
-    async fn write(&mut self, frames: VecDeque<Arc<SharedFrame>>) -> Result<(), Over> {
+    async fn write(&mut self, frames: &VecDeque<Arc<SharedFrame>>) -> Result<(), Over> {
         let encoding = self.encoding;
         let sink = &mut self.sink;
         let all = async {
-            for f in &frames {
+            for f in frames {
                 sink.feed(f.message(encoding)).await?;
             }
             sink.flush().await
         };
         let done = tokio::time::timeout(Duration::from_secs(20), all).await;
-        self.conn.sent(&frames);
         if matches!(done, Ok(Ok(()))) { Ok(()) } else { Err(Over) }
     }
 
@@ -251,23 +261,27 @@ impl Session {
 
     async fn mark_as_read(&self, id: ConversationId, seq: u64) -> ApiResult<()> {
         let user = self.who.user;
+        self.app.limiter.take(format!("read {}", self.who.device), 200, 20.0, now_ms()).map_err(ApiError::rate_limited)?;
         self.app
             .writer
             .write(move |cx| {
                 Box::pin(async move {
-                    let conv = cx.conv(id).await.map_err(|_| ApiError::not_a_member())?;
+                    let conv = cx.conv(id).await.map_err(crate::routes::groups::hide)?;
                     if !conv.members.contains_key(&user) {
                         return Err(ApiError::not_a_member());
                     }
                     let seq = seq.min(conv.last_seq);
                     let devices = conv.leaves.keys().copied().collect();
-                    sqlx::query("UPDATE members SET read_seq = $1 WHERE conversation_id = $2 AND user_id = $3 AND read_seq < $1")
-                        .bind(crate::db::int(seq))
-                        .bind(id.as_bytes().as_slice())
-                        .bind(user.as_bytes().as_slice())
-                        .execute(&mut cx.conn)
-                        .await?;
-                    cx.to_devices(ServerFrame::MessagesRead { conversation_id: id, user_id: user, seq }, devices);
+                    let moved =
+                        sqlx::query("UPDATE members SET read_seq = $1 WHERE conversation_id = $2 AND user_id = $3 AND read_seq < $1")
+                            .bind(crate::db::int(seq))
+                            .bind(id.as_bytes().as_slice())
+                            .bind(user.as_bytes().as_slice())
+                            .execute(&mut cx.conn)
+                            .await?;
+                    if moved.rows_affected() > 0 {
+                        cx.to_devices(ServerFrame::MessagesRead { conversation_id: id, user_id: user, seq }, devices);
+                    }
                     Ok(())
                 })
             })
@@ -289,16 +303,25 @@ impl Session {
             Ok(sent) => {
                 self.live = true;
                 let sent = sent?;
-                self.held.extend(self.conn.take().0);
-                let mut rest = std::mem::take(&mut self.held);
-                rest.retain(|f| f.place.is_none_or(|(c, seq)| sent.get(&c).is_none_or(|s| seq > *s)));
-                self.write(rest).await?;
+                let (taken, stop) = self.conn.take();
+                self.held.extend(taken);
+                if stop.is_some() {
+                    self.conn.wake();
+                    return Ok(());
+                }
+                let fresh = |f: &Arc<SharedFrame>| f.place.is_none_or(|(c, seq)| sent.get(&c).is_none_or(|s| seq > *s));
+                let (rest, dropped): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.held).into_iter().partition(fresh);
+                self.conn.sent(&dropped);
+                self.write(&rest).await?;
+                self.conn.sent(&rest);
                 let caught_up = SharedFrame::new(ServerFrame::CaughtUp {});
                 self.send(caught_up.message(self.encoding)).await
             }
             Err(e) => {
-                self.conn.send(error_frame(0, e));
-                Ok(())
+                // Half caught up is not up: the device comes back and asks anew.
+                tracing::warn!(cause = %e.0, "catch-up failed");
+                self.send(close(CLOSE_RESTART, "retry")).await?;
+                Err(Over)
             }
         }
     }
@@ -312,15 +335,18 @@ impl Session {
                 if stay.end.is_some_and(|end| after >= end) {
                     break;
                 }
-                let page = read::page(&self.app.pool, self.who.device, stay, after, limits::PAGE).await?;
+                if self.conn.stopped() {
+                    self.conn.wake();
+                    return Ok(Ok(sent));
+                }
+                let (page, more) = read::page(&self.app.pool, self.who.device, stay, after, limits::PAGE).await?;
                 let Some(last) = page.last().map(|e| e.seq) else { break };
-                let full = page.len() == limits::PAGE as usize;
                 after = last;
                 let frames = page.into_iter().map(|e| SharedFrame::new(ServerFrame::NewMessage(e))).collect();
-                if self.write(frames).await.is_err() {
+                if self.write(&frames).await.is_err() {
                     return Ok(Err(Over));
                 }
-                if !full {
+                if !more {
                     break;
                 }
             }

@@ -30,7 +30,10 @@ impl SharedFrame {
                 let tree = e.ratchet_tree.as_ref().map_or(0, sc_protocol::Blob::len);
                 (Some((e.conversation_id, e.seq)), e.payload.len() + tree + 300)
             }
-            ServerFrame::MessageSent { conversation_id, seq, .. } => (Some((*conversation_id, *seq)), 200),
+            // An answer to a request always goes out; a notice of a place belongs to the log.
+            ServerFrame::MessageSent { request_id, conversation_id, seq, .. } => {
+                ((*request_id == 0).then_some((*conversation_id, *seq)), 200)
+            }
             _ => (None, 200),
         };
         Arc::new(Self { frame, place, size, json: OnceLock::new(), msgpack: OnceLock::new() })
@@ -98,7 +101,8 @@ impl Conn {
             q.bytes += f.size;
             q.frames.push_back(f.clone());
         }
-        if q.bytes > self.limit {
+        // One large frame is not slowness.
+        if q.bytes > self.limit && q.frames.len() > 1 {
             q.frames = VecDeque::new();
             q.stop = Some(Stop::TooSlow);
         }
@@ -126,9 +130,20 @@ impl Conn {
         (std::mem::take(&mut q.frames), q.stop)
     }
 
-    /// Frames were handed to the socket.
-    pub fn sent(&self, frames: &VecDeque<Arc<SharedFrame>>) {
-        let n: usize = frames.iter().map(|f| f.size).sum();
+    /// True once the connection has to end.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        lock(&self.queue).stop.is_some()
+    }
+
+    /// Wakes the task of the connection.
+    pub fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Frames from the queue were handed to the socket, or dropped.
+    pub fn sent<'a>(&self, frames: impl IntoIterator<Item = &'a Arc<SharedFrame>>) {
+        let n: usize = frames.into_iter().map(|f| f.size).sum();
         let mut q = lock(&self.queue);
         q.bytes = q.bytes.saturating_sub(n);
     }

@@ -34,6 +34,17 @@ pub struct Member {
     pub device: DeviceId,
 }
 
+/// A leaf that comes into a group, to be compared with the device it claims to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLeaf {
+    /// Whose it says it is.
+    pub member: Member,
+    /// Its signature key.
+    pub key: Vec<u8>,
+    /// The account identity key its certificate is signed with.
+    pub identity: [u8; 32],
+}
+
 /// What a valid commit does.
 #[derive(Debug)]
 pub struct CommitEffect {
@@ -41,6 +52,8 @@ pub struct CommitEffect {
     pub committer: Member,
     /// True for a device that (re)joins by itself.
     pub external: bool,
+    /// Every leaf that is new: by Add proposals, or the path of an external commit.
+    pub new_leaves: Vec<NewLeaf>,
     /// Devices added by Add proposals.
     pub added: Vec<Member>,
     /// Devices removed, without the old leaf of a rejoining device.
@@ -127,6 +140,12 @@ impl Group {
         self.group.export_ratchet_tree().tls_serialize_detached().map_err(ApiError::internal)
     }
 
+    /// The only leaf of a new group.
+    pub fn creator(&self) -> ApiResult<NewLeaf> {
+        let first = self.group.members().next().ok_or_else(|| invalid("it is empty"))?;
+        new_leaf(self.group.leaf(first.index).ok_or_else(|| invalid("it is empty"))?)
+    }
+
     /// Leaves and whose they are.
     pub fn members(&self) -> ApiResult<Vec<(LeafNodeIndex, Member)>> {
         self.group.members().map(|m| Ok((m.index, certified(m.credential.serialized_content(), &m.signature_key)?))).collect()
@@ -137,6 +156,9 @@ impl Group {
         let message = MlsMessageIn::tls_deserialize_exact(commit).map_err(|_| invalid("the commit cannot be read"))?;
         let message = message.try_into_protocol_message().map_err(|_| invalid("this is not a commit"))?;
         let processed = self.group.process_message(&self.crypto, message).map_err(invalid)?;
+        if !processed.aad().is_empty() {
+            return Err(invalid("it carries extra data"));
+        }
         let sender = processed.sender().clone();
         let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
             return Err(invalid("this is not a commit"));
@@ -151,6 +173,8 @@ impl Group {
         let path = staged.update_path_leaf_node();
         let added =
             staged.add_proposals().map(|a| leaf_member(a.add_proposal().key_package().leaf_node())).collect::<ApiResult<Vec<_>>>()?;
+        let mut new_leaves =
+            staged.add_proposals().map(|a| new_leaf(a.add_proposal().key_package().leaf_node())).collect::<ApiResult<Vec<_>>>()?;
         let mut removed = Vec::new();
         let mut removed_by_server = Vec::new();
         for r in staged.remove_proposals() {
@@ -176,7 +200,7 @@ impl Group {
                 if path.is_some_and(|new| new.signature_key() != old.signature_key() || new.credential() != old.credential()) {
                     return Err(invalid("a commit may not change who the committer is"));
                 }
-                Ok((*index, CommitEffect { committer, external: false, added, removed, removed_by_server }))
+                Ok((*index, CommitEffect { committer, external: false, new_leaves, added, removed, removed_by_server }))
             }
             Sender::NewMemberCommit => {
                 let index = self.group.ext_commit_sender_index(staged).map_err(ApiError::internal)?;
@@ -188,10 +212,15 @@ impl Group {
                     .remove_proposals()
                     .all(|r| self.group.leaf(r.remove_proposal().removed()).is_some_and(|l| l.signature_key() == new.signature_key()));
                 let fine = if old.is_some() { replaces_self && same_key } else { removed.is_empty() };
-                if !fine || !added.is_empty() {
+                let taken = |m: openmls::prelude::Member| {
+                    m.signature_key == new.signature_key().as_slice()
+                        && !staged.remove_proposals().any(|r| r.remove_proposal().removed() == m.index)
+                };
+                if !fine || !added.is_empty() || self.group.members().any(taken) {
                     return Err(invalid("a device may only replace its own leaf"));
                 }
-                Ok((index, CommitEffect { committer, external: true, added, removed: Vec::new(), removed_by_server }))
+                new_leaves.push(new_leaf(new)?);
+                Ok((index, CommitEffect { committer, external: true, new_leaves, added, removed: Vec::new(), removed_by_server }))
             }
             _ => Err(invalid("unknown kind of committer")),
         }
@@ -250,6 +279,12 @@ fn group_info(bytes: &[u8]) -> ApiResult<VerifiableGroupInfo> {
 
 fn leaf_member(leaf: &LeafNode) -> ApiResult<Member> {
     certified(leaf.credential().serialized_content(), leaf.signature_key().as_slice())
+}
+
+fn new_leaf(leaf: &LeafNode) -> ApiResult<NewLeaf> {
+    let key = leaf.signature_key().as_slice().to_vec();
+    let c = Certificate::verify(leaf.credential().serialized_content(), &key).map_err(invalid)?;
+    Ok(NewLeaf { member: Member { user: c.user_id, device: c.device_id }, key, identity: c.identity_key })
 }
 
 fn certified(credential: &[u8], key: &[u8]) -> ApiResult<Member> {

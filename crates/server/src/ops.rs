@@ -24,6 +24,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// The store could be opened again.
+    pub fn recovered(&self) {
+        self.storage_failing.store(false, Relaxed);
+    }
+
     /// A batch was committed or rolled back.
     pub fn batch(&self, operations: usize, ok: bool) {
         self.operations.fetch_add(operations as u64, Relaxed);
@@ -63,7 +68,7 @@ pub async fn live() -> axum::Json<Health> {
 /// `GET /health/ready`: it can serve; per component.
 pub async fn ready(State(app): State<App>) -> Response {
     let reads = sqlx::query("SELECT 1").execute(&app.pool).await.is_ok();
-    let writes = !app.metrics.storage_failing.load(Relaxed);
+    let writes = !app.metrics.storage_failing.load(Relaxed) && !app.writer.is_closed();
     let state = |ok: bool| if ok { "healthy" } else { "degraded" }.to_owned();
     let components =
         BTreeMap::from([("database".to_owned(), state(reads)), ("writer".to_owned(), state(writes)), ("gateway".to_owned(), state(true))]);

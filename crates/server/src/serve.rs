@@ -101,7 +101,7 @@ impl Server {
 async fn accept(listener: TcpListener, app: App, stopping: watch::Receiver<bool>) {
     let router = routes::router(app);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10)).max_headers(64).max_buf_size(64 * 1024).keep_alive(true);
+    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10)).max_headers(64).max_buf_size(16 * 1024).keep_alive(true);
     let mut tasks = JoinSet::new();
     let mut stop = stopping.clone();
     loop {

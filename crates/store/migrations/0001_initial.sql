@@ -56,7 +56,7 @@ CREATE TABLE messages (
     raw             BLOB
 ) STRICT;
 CREATE UNIQUE INDEX messages_by_pos ON messages (conversation_id, pos);
-CREATE UNIQUE INDEX messages_by_temp_id ON messages (conversation_id, temp_id);
+CREATE UNIQUE INDEX messages_by_temp_id ON messages (conversation_id, temp_id, sender);
 CREATE INDEX messages_undecryptable ON messages (conversation_id, seq) WHERE kind = 2;
 
 CREATE VIRTUAL TABLE message_words USING fts5 (body, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0', prefix = '2 3');
@@ -108,6 +108,14 @@ CREATE TABLE mls (
     key   BLOB NOT NULL,
     value BLOB NOT NULL,
     PRIMARY KEY (scope, label, key)
+) STRICT, WITHOUT ROWID;
+
+-- People this device knows to belong to a conversation, from group changes it has merged itself. The server's roster is
+-- not believed: nobody else may join by an external commit or be in a group this device is invited to again.
+CREATE TABLE trusted (
+    conversation_id BLOB NOT NULL,
+    user_id         BLOB NOT NULL,
+    PRIMARY KEY (conversation_id, user_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Places of this device's own messages that hold nothing to show (requests and answers between devices).

@@ -95,8 +95,17 @@ impl KeySlots {
     pub fn set_keyring(&mut self, key: &DatabaseKey, rng: &mut impl RngCore) -> StoreResult<Zeroizing<[u8; 32]>> {
         let mut kek = Zeroizing::new([0; 32]);
         rng.fill_bytes(kek.as_mut());
-        self.set(SlotKind::Keyring, Vec::new(), &kek, key)?;
+        let mut tag = vec![0; 16];
+        rng.fill_bytes(&mut tag);
+        self.set(SlotKind::Keyring, tag, &kek, key)?;
         Ok(kek)
+    }
+
+    /// Names the keyring's entry apart from those of other stores; empty when there is no keyring slot.
+    #[must_use]
+    pub fn keyring_tag(&self) -> String {
+        let slot = self.slots.iter().find(|s| s.kind == SlotKind::Keyring);
+        slot.map(|s| s.salt.iter().map(|b| format!("{b:02x}")).collect()).unwrap_or_default()
     }
 
     fn set(&mut self, kind: SlotKind, salt: Vec<u8>, kek: &[u8; 32], key: &DatabaseKey) -> StoreResult<()> {

@@ -63,6 +63,14 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// A value that breaks a rule of the schema: a fault of what was to be stored, not of the store.
+    #[must_use]
+    pub fn is_constraint(&self) -> bool {
+        matches!(self, Self::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation))
+    }
+}
+
 /// The result of everything here.
 pub type StoreResult<T> = Result<T, StoreError>;
 

@@ -251,6 +251,17 @@ impl<'a> Read<'a> {
         Ok(self.one(sql, params![id.as_bytes(), int(seq) << 20, line], |_| Ok(()))?.is_some())
     }
 
+    /// People who belong to a conversation.
+    pub fn trusted(&self, id: ConversationId) -> StoreResult<Vec<UserId>> {
+        self.all("SELECT user_id FROM trusted WHERE conversation_id = ?1", [id.as_bytes()], |r| uuid(r, 0).map(UserId))
+    }
+
+    /// True when no job of the conversation comes before this one.
+    pub fn is_first_job(&self, job: i64) -> StoreResult<bool> {
+        let sql = "SELECT NOT EXISTS (SELECT 1 FROM outbox o JOIN outbox j ON j.conversation_id = o.conversation_id WHERE j.id = ?1 AND o.id < j.id)";
+        Ok(self.one(sql, [job], |r| r.get(0))?.unwrap_or(false))
+    }
+
     /// Newest count of a device's messages.
     pub fn counter(&self, id: ConversationId, device: DeviceId) -> StoreResult<Option<u64>> {
         self.one("SELECT n FROM counters WHERE conversation_id = ?1 AND device_id = ?2", params![id.as_bytes(), device.as_bytes()], |r| {
@@ -280,6 +291,12 @@ impl<'a> Read<'a> {
         Ok(self
             .one("SELECT 1 FROM outbox WHERE conversation_id = ?1 AND kind = ?2 LIMIT 1", params![id.as_bytes(), kind], |_| Ok(()))?
             .is_some())
+    }
+
+    /// True when the conversation has a job of that kind with that body.
+    pub fn has_job_with(&self, id: ConversationId, kind: &str, body: &[u8]) -> StoreResult<bool> {
+        let sql = "SELECT 1 FROM outbox WHERE conversation_id = ?1 AND kind = ?2 AND body = ?3 LIMIT 1";
+        Ok(self.one(sql, params![id.as_bytes(), kind, body], |_| Ok(()))?.is_some())
     }
 
     /// Jobs in the outbox.

@@ -77,6 +77,42 @@ impl Write<'_> {
         self.release()
     }
 
+    /// Begins the nested transaction of one entry of a batch; inner savepoints that were left open go with it.
+    pub fn begin_entry(&self) -> StoreResult<()> {
+        self.run("SAVEPOINT entry", []).map(|_| ())
+    }
+
+    /// Keeps the entry.
+    pub fn end_entry(&self) -> StoreResult<()> {
+        self.run("RELEASE entry", []).map(|_| ())
+    }
+
+    /// Undoes the entry.
+    pub fn undo_entry(&self) -> StoreResult<()> {
+        self.run("ROLLBACK TO entry", [])?;
+        self.end_entry()
+    }
+
+    /// Somebody belongs to the conversation.
+    pub fn trust(&self, id: ConversationId, user: UserId) -> StoreResult<()> {
+        self.run(
+            "INSERT INTO trusted (conversation_id, user_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            params![id.as_bytes(), user.as_bytes()],
+        )
+        .map(|_| ())
+    }
+
+    /// Somebody does not belong to the conversation any more.
+    pub fn distrust(&self, id: ConversationId, user: UserId) -> StoreResult<()> {
+        self.run("DELETE FROM trusted WHERE conversation_id = ?1 AND user_id = ?2", params![id.as_bytes(), user.as_bytes()]).map(|_| ())
+    }
+
+    /// A new stay begins: what was counted in the last one says nothing about it.
+    pub fn forget_stay(&self, id: ConversationId) -> StoreResult<()> {
+        self.run("DELETE FROM counters WHERE conversation_id = ?1", [id.as_bytes()])?;
+        self.run("DELETE FROM trusted WHERE conversation_id = ?1", [id.as_bytes()]).map(|_| ())
+    }
+
     /// Sets a value of this device.
     pub fn set_meta(&self, key: &str, value: &[u8]) -> StoreResult<()> {
         self.run(
@@ -144,7 +180,7 @@ impl Write<'_> {
             "DELETE FROM message_words WHERE rowid IN (SELECT id FROM messages WHERE conversation_id = ?1 AND kind = 0)",
             [id.as_bytes()],
         )?;
-        for table in ["messages", "outbox", "counters", "resends", "conversations"] {
+        for table in ["messages", "outbox", "counters", "resends", "trusted", "silent", "conversations"] {
             self.run(&format!("DELETE FROM {table} WHERE conversation_id = ?1"), [id.as_bytes()])?;
         }
         Ok(())
@@ -258,7 +294,7 @@ impl Write<'_> {
         let n = self.run(
             "INSERT INTO messages (conversation_id, pos, seq, temp_id, sender, sender_device, kind, body, reply_to, sent_at, status, cause, raw) \
              VALUES (?1, CASE WHEN ?2 < ?14 THEN ?2 ELSE ?14 + (SELECT COALESCE(MAX(id), 0) + 1 FROM messages) END, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
-             ON CONFLICT (conversation_id, temp_id) DO NOTHING",
+             ON CONFLICT (conversation_id, temp_id, sender) DO NOTHING",
             params![
                 m.conversation.as_bytes(),
                 pos,
@@ -286,12 +322,12 @@ impl Write<'_> {
         Ok(Some(id))
     }
 
-    /// Stores a system line after the entry at `seq`.
+    /// Stores a system line after the entry at `seq`; the entry's own position stays free for it.
     pub fn insert_system(&self, id: ConversationId, seq: u64, at: UnixMillis, line: &System) -> StoreResult<()> {
         let body = serde_json::to_string(line).map_err(|_| Read::damaged("system line"))?;
         self.run(
             "INSERT INTO messages (conversation_id, pos, seq, temp_id, sender, sender_device, kind, body, sent_at, status) \
-             VALUES (?1, (SELECT MAX(?2, COALESCE(MAX(pos) + 1, ?2)) FROM messages WHERE conversation_id = ?1 AND pos BETWEEN ?2 AND ?2 + 1048575), ?3, ?4, ?5, ?5, 1, ?6, ?7, 3)",
+             VALUES (?1, (SELECT MAX(?2 + 1, COALESCE(MAX(pos) + 1, ?2 + 1)) FROM messages WHERE conversation_id = ?1 AND pos BETWEEN ?2 AND ?2 + 1048575), ?3, ?4, ?5, ?5, 1, ?6, ?7, 3)",
             params![id.as_bytes(), int(seq) << 20, int(seq), TempId::generate().as_bytes(), [0u8; 16], body, at],
         )
         .map(|_| ())

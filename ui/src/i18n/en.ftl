@@ -22,7 +22,7 @@ keylost-title = The key to this device's store is missing
 keylost-text = Your conversations are still on this device, encrypted, but the key that opens them is gone. This happens when the system's keyring was reset or the files were copied from elsewhere. Bring the key back and start the app again, or start anew: the old store is set aside, nothing is deleted.
 keylost-anew = Set the old store aside and start anew
 waiting-title = Approve this device
-waiting-text = On another device of yours open Settings, then Devices, and approve this one. Compare the six digits first.
+waiting-text = On another device of yours open Settings, then Devices, and approve this one. Compare the digits first.
 waiting-poll = Waiting for approval…
 # list
 list-title = Conversations
@@ -185,7 +185,7 @@ settings-devices = Devices
 settings-device-own = This device
 settings-device-code = Code: { $code }
 settings-device-approve = Approve
-settings-device-enter = Enter the six digits the new device shows
+settings-device-enter = Enter the 30 digits the new device shows
 settings-device-revoke = Remove { $name }
 settings-device-seen = Last connected { $time }
 settings-account = Account

@@ -68,12 +68,40 @@ impl Todo {
 pub fn receive(cx: &mut Cx<'_>, batch: &[Entry]) -> EngineResult<Todo> {
     let mut todo = Todo::default();
     for entry in batch {
-        match entry {
-            Entry::Envelope(e) => envelope(cx, e, &mut todo)?,
-            Entry::Own { conversation, temp_id, seq, at } => own(cx, *conversation, *temp_id, *seq, *at, &mut todo)?,
+        // One entry can never make the others wait: what it did is undone and it becomes a row with a cause.
+        cx.w.begin_entry()?;
+        let result = match entry {
+            Entry::Envelope(e) => envelope(cx, e, &mut todo),
+            Entry::Own { conversation, temp_id, seq, at } => own(cx, *conversation, *temp_id, *seq, *at, &mut todo),
+        };
+        match result {
+            Ok(()) => cx.w.end_entry()?,
+            Err(EngineError::Store(fault)) if !fault.is_constraint() => return Err(fault.into()),
+            Err(cause) => {
+                cx.w.undo_entry()?;
+                skip(cx, entry, &cause)?;
+            }
         }
     }
     Ok(todo)
+}
+
+/// An entry that could not be stored as it is.
+fn skip(cx: &mut Cx<'_>, entry: &Entry, cause: &EngineError) -> EngineResult<()> {
+    let (id, seq, at) = match entry {
+        Entry::Envelope(e) => (e.conversation_id, e.seq, e.sent_at),
+        Entry::Own { conversation, seq, at, .. } => (*conversation, *seq, *at),
+    };
+    tracing::error!(conversation = %id, seq, %cause, "an entry could not be stored");
+    cx.set_group(id, None);
+    let Some(c) = cx.r().conversation(id)?.filter(|c| seq == c.last_seq + 1) else { return Ok(()) };
+    match entry {
+        Entry::Envelope(e) if e.kind == EnvelopeKind::Application => undecryptable(cx, &c, e, "malformed")?,
+        _ => break_session(cx, &c)?,
+    }
+    cx.w.set_last_seq(id, seq, at)?;
+    cx.changed(id);
+    Ok(())
 }
 
 /// The conversation an entry belongs to; made when it is the first that is heard of it.
@@ -242,23 +270,57 @@ fn undecryptable(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, cause: &str) -
     Ok(())
 }
 
-/// May the change be merged? The certificate is checked before; here is who may be in the group at all.
-fn policy(c: &Conversation, before: &[Leaf], change: &Change) -> Result<(), &'static str> {
-    let is_member = |u: UserId| before.iter().any(|l| l.user == u);
-    if c.kind == ConversationKind::Direct && c.peer.is_some() {
-        let pair = |u: UserId| Some(u) == c.peer || is_member(u);
-        if change.added.iter().any(|l| !pair(l.user))
-            || (before.len() > 1 && change.added.iter().any(|l| Some(l.user) != c.peer && !is_member(l.user)))
-        {
+/// What is known about who belongs to a conversation, for [`policy`].
+struct Facts {
+    own: super::Own,
+    trusted: Vec<UserId>,
+}
+
+impl Facts {
+    fn of(cx: &Cx<'_>, c: &Conversation) -> EngineResult<Self> {
+        Ok(Self { own: cx.own()?.clone(), trusted: cx.r().trusted(c.id)? })
+    }
+
+    /// Nobody shows another identity for this account; in a direct conversation there are two people.
+    fn vet(&self, c: &Conversation, leaf: &Leaf) -> Result<(), &'static str> {
+        if leaf.user == self.own.user && !self.own.is_own_identity(&leaf.identity_key) {
+            return Err("own_identity");
+        }
+        if c.peer.is_some_and(|p| leaf.user != p && leaf.user != self.own.user) {
             return Err("third_person_in_direct");
         }
+        Ok(())
     }
-    let joins_by_itself = change.added.iter().any(|l| *l == change.committer);
-    if joins_by_itself && !is_member(change.committer.user) {
-        // In a direct conversation the other side may not have had a device inside yet.
-        if !(c.kind == ConversationKind::Direct && Some(change.committer.user) == c.peer) {
-            return Err("stranger_joined");
+
+    /// The members of a group this device is to enter: vetted, and no strangers when it was inside before.
+    pub(crate) fn vet_group(&self, c: &Conversation, leaves: &[Leaf], suite: u16) -> Result<(), &'static str> {
+        if c.suite != 0 && weaker(suite, c.suite) {
+            return Err("weaker_suite");
         }
+        leaves.iter().try_for_each(|l| self.vet(c, l))?;
+        if !self.trusted.is_empty() && leaves.iter().any(|l| l.user != self.own.user && !self.trusted.contains(&l.user)) {
+            return Err("stranger_in_group");
+        }
+        Ok(())
+    }
+}
+
+/// Vets a group for a rejoin.
+pub fn vet_group(cx: &Cx<'_>, c: &Conversation, leaves: &[Leaf], suite: u16) -> EngineResult<Result<(), &'static str>> {
+    Ok(Facts::of(cx, c)?.vet_group(c, leaves, suite))
+}
+
+/// May the change be merged? The certificate is checked before; here is who may be in the group at all.
+fn policy(c: &Conversation, facts: &Facts, before: &[Leaf], change: &Change) -> Result<(), &'static str> {
+    for l in change.added.iter().chain([&change.committer]) {
+        facts.vet(c, l)?;
+    }
+    if change.added.iter().any(|l| before.iter().any(|o| o.device == l.device) && !change.removed.iter().any(|o| o.device == l.device)) {
+        return Err("device_twice");
+    }
+    let joins_by_itself = change.added.contains(&change.committer);
+    if joins_by_itself && change.committer.user != facts.own.user && !facts.trusted.contains(&change.committer.user) {
+        return Err("stranger_joined");
     }
     Ok(())
 }
@@ -270,8 +332,9 @@ fn handshake(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -
     if c.state != ConversationState::Active {
         return Ok(());
     }
+    let facts = Facts::of(cx, c)?;
     cx.w.savepoint()?;
-    let result = cx.with_group(c, |g, mls| Ok(g.receive(mls, e.payload.as_slice(), &|before, change| policy(c, before, change))));
+    let result = cx.with_group(c, |g, mls| Ok(g.receive(mls, e.payload.as_slice(), &|before, change| policy(c, &facts, before, change))));
     let outcome = match result {
         Ok(Some(outcome)) => outcome,
         Ok(None) => Err(E2eeError::NotInGroup),
@@ -310,7 +373,9 @@ fn handshake(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -
 
 /// Everybody commits what the server proposed; the first one wins, the others find nothing left to do.
 fn queue_commit(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
-    if !cx.r().has_job(c.id, kind::COMMIT)? {
+    // A change that is on its way is resolved first: it takes the proposals along, or the server files them again.
+    let busy = cx.r().has_job(c.id, kind::COMMIT)? || cx.r().has_job(c.id, kind::ADD)? || cx.r().has_job(c.id, kind::REMOVE)?;
+    if !busy {
         let job = cx.w.push_job_first(c.id, kind::COMMIT, TempId::generate(), &jobs::encode(&jobs::Commit::default())?)?;
         // Not all at the same moment.
         let wait = i64::from(rand::random::<u16>() % 1500);
@@ -322,7 +387,7 @@ fn queue_commit(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
 /// System lines and pins for a change that was merged.
 fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
     let leaves = cx.with_group(c, |g, _| Ok(if g.is_active() { g.leaves()? } else { Vec::new() }))?.unwrap_or_default();
-    let known: Vec<UserId> = c.roster.iter().map(|m| m.user_id).collect();
+    let known = cx.r().trusted(c.id)?;
     let by = change.committer.user;
     let mut told: Vec<UserId> = Vec::new();
     for l in change.added.iter().chain(change.rejoined.then_some(&change.committer)) {
@@ -333,8 +398,12 @@ fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: 
             continue;
         }
         told.push(l.user);
-        let earlier = known.contains(&l.user) && leaves.iter().any(|o| o.user == l.user && o.device != l.device);
-        if earlier {
+        cx.w.trust(c.id, l.user)?;
+        let own_first = known.contains(&l.user) && !leaves.iter().any(|o| o.user == l.user && o.device != l.device);
+        if own_first {
+            continue;
+        }
+        if known.contains(&l.user) {
             cx.w.insert_system(c.id, seq, at, &System::DeviceAdded { who: l.user })?;
         } else if c.kind == ConversationKind::Group {
             cx.w.insert_system(c.id, seq, at, &System::Added { who: l.user, by })?;
@@ -346,6 +415,9 @@ fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: 
         }
         told.push(l.user);
         if c.kind == ConversationKind::Group {
+            if c.roster.iter().all(|m| m.user_id != l.user) || by != l.user {
+                cx.w.distrust(c.id, l.user)?;
+            }
             // Removals by the server's proposal are people who left.
             let left = !c.roster.iter().any(|m| m.user_id == l.user);
             cx.w.insert_system(c.id, seq, at, &System::Removed { who: l.user, by: if left { l.user } else { by } })?;
@@ -364,15 +436,29 @@ fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: 
 }
 
 fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
-    if e.generation < c.generation && c.state == ConversationState::Active {
+    // Nobody can be added who is inside: a Welcome never replaces a group that works.
+    if !matches!(c.state, ConversationState::Joining | ConversationState::Left) || (e.generation < c.generation && c.last_seq > 0) {
         return Ok(());
     }
+    let returns = c.state == ConversationState::Left;
     let tree = e.ratchet_tree.as_ref().map(sc_protocol::Blob::to_vec).unwrap_or_default();
     cx.w.savepoint()?;
     cx.delete_group(c.id, e.generation)?;
     let joined = cx.with_context(|mls| Ok(Group::join(mls, e.payload.as_slice(), &tree)));
     let group = match joined? {
-        Ok(g) if g.id() == sc_e2ee::group::group_id(c.id, e.generation) => Ok(g),
+        Ok(g) if g.id() == sc_e2ee::group::group_id(c.id, e.generation) => {
+            let facts = Facts::of(cx, c)?;
+            let facts = if returns { Facts { trusted: Vec::new(), ..facts } } else { facts };
+            match facts.vet_group(c, &g.leaves()?, g.suite()) {
+                Ok(()) => Ok(g),
+                Err(reason) => {
+                    cx.w.undo()?;
+                    cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: reason.to_owned() })?;
+                    cx.w.set_state(c.id, ConversationState::Broken)?;
+                    return Ok(());
+                }
+            }
+        }
         Ok(_) => Err("wrong_group"),
         Err(cause) => {
             tracing::warn!(conversation = %c.id, %cause, "a Welcome cannot be used");
@@ -390,6 +476,9 @@ fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> 
         }
     };
     cx.w.release()?;
+    if returns {
+        cx.w.forget_stay(c.id)?;
+    }
     let leaves = group.leaves()?;
     let by = leaves.iter().find(|l| l.device == e.sender_device).map(|l| l.user);
     let suite = group.suite();
@@ -399,6 +488,7 @@ fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> 
     cx.w.set_needs_rejoin(c.id, false)?;
     for l in &leaves {
         cx.pin(l.user, &l.identity_key, None)?;
+        cx.w.trust(c.id, l.user)?;
     }
     if c.last_seq == 0
         && let Some(by) = by
@@ -414,22 +504,22 @@ fn reset(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> En
     if e.generation <= c.generation {
         return Ok(());
     }
-    let leaf = match c.state {
-        ConversationState::Active | ConversationState::Broken => {
-            cx.with_group(c, |g, _| Ok(g.leaves()?.into_iter().find(|l| l.device == e.sender_device)))?.flatten()
-        }
-        _ => None,
-    };
-    if let Some(leaf) = leaf {
-        let fine = Announcement::verify(e.payload.as_slice(), &leaf.device_key).is_ok_and(|a| {
-            a.conversation_id == c.id
-                && a.generation == e.generation
-                && a.device_id == leaf.device
-                && a.user_id == leaf.user
-                && !weaker(a.suite, c.suite)
+    if matches!(c.state, ConversationState::Active | ConversationState::Broken) {
+        let state = c.state;
+        let facts = cx.with_group(c, |g, _| Ok((g.epoch(), g.leaves()?)))?;
+        let fine = facts.is_some_and(|(epoch, leaves)| {
+            leaves.iter().find(|l| l.device == e.sender_device).is_some_and(|leaf| {
+                Announcement::verify(e.payload.as_slice(), &leaf.device_key).is_ok_and(|a| {
+                    // A broken session may have been left behind; one that works knows the epoch.
+                    let in_step = state == ConversationState::Broken || a.old_epoch == epoch;
+                    let ours = a.conversation_id == c.id && a.generation == e.generation;
+                    in_step && ours && a.device_id == leaf.device && a.user_id == leaf.user && !weaker(a.suite, c.suite)
+                })
+            })
         });
         if !fine {
             cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: "reset_not_signed".into() })?;
+            cx.w.set_state(c.id, ConversationState::Broken)?;
             return Ok(());
         }
     }
@@ -452,7 +542,7 @@ fn weaker(new: u16, old: u16) -> bool {
 }
 
 /// The session is broken: rejoin by itself, unless that was done too often today.
-fn break_session(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
+pub fn break_session(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
     let key = format!("rejoins {} {}", c.id, cx.now / 86_400_000);
     let times = cx.r().meta(&key)?.and_then(|b| b.first().copied()).unwrap_or(0);
     if u64::from(times) >= REJOINS_PER_DAY {
@@ -468,7 +558,10 @@ fn break_session(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
 
 /// Queues a rejoin before everything else of the conversation.
 pub fn queue_rejoin(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
-    if !cx.r().has_job(c.id, kind::REJOIN)? {
+    // One that waits for a Welcome does nothing when that has come: it is not the same.
+    if !cx.r().has_job(c.id, kind::REJOIN)?
+        || cx.r().has_job_with(c.id, kind::REJOIN, &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?
+    {
         cx.w.push_job_first(c.id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: false })?)?;
         cx.events.insert(crate::Event::Outbox);
     }
@@ -477,7 +570,8 @@ pub fn queue_rejoin(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
 
 /// An envelope of this very device, met while catching up.
 fn own_envelope(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
-    let known = cx.r().job_by_temp_id(e.temp_id)?.is_some() || cx.r().message(c.id, e.temp_id)?.is_some();
+    let known =
+        cx.r().job_by_temp_id(e.temp_id)?.is_some() || cx.r().message(c.id, e.temp_id)?.is_some_and(|m| m.status != Status::Received);
     if known {
         return own(cx, c.id, e.temp_id, e.seq, e.sent_at, todo);
     }
@@ -497,16 +591,23 @@ fn own_envelope(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo
 /// Something of ours has its place.
 fn own(cx: &mut Cx<'_>, id: ConversationId, temp_id: TempId, seq: u64, at: UnixMillis, todo: &mut Todo) -> EngineResult<()> {
     let Some(c) = cx.r().conversation(id)? else { return Ok(()) };
-    if seq <= c.last_seq || todo.gaps.contains(&id) {
+    let job = cx.r().job_by_temp_id(temp_id)?;
+    if seq <= c.last_seq {
+        // The cursor has passed it: what it finishes is finished all the same.
+        if job.is_some() {
+            jobs::complete(cx, &c, temp_id, seq, at, todo)?;
+            cx.changed(id);
+        }
         return Ok(());
     }
-    // A rejoin installs a group from its place on; before it the old group reads what it can.
-    if seq != c.last_seq + 1 {
-        let first_join = c.last_seq == 0 && cx.r().job_by_temp_id(temp_id)?.is_some_and(|j| j.kind == kind::REJOIN);
-        if !first_join {
-            todo.gap(id);
-            return Ok(());
-        }
+    if todo.gaps.contains(&id) {
+        return Ok(());
+    }
+    // A first join begins at its place; a rejoin installs a group from its place on, before it the old group reads what it can.
+    let first_join = c.state == ConversationState::Joining && job.is_some_and(|j| j.kind == kind::REJOIN && j.ciphertext.is_some());
+    if seq != c.last_seq + 1 && !first_join {
+        todo.gap(id);
+        return Ok(());
     }
     jobs::complete(cx, &c, temp_id, seq, at, todo)?;
     cx.w.set_last_seq(id, seq, at)?;
@@ -526,14 +627,25 @@ pub fn project_own(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, 
     project(cx, c, seq, at, change, todo)
 }
 
-/// Answers a request, sealed to the device that asked: for what this account wrote, for own devices, and for what the
-/// asking account itself wrote and lost.
+/// Answers a request, sealed to the device that asked: for what this account wrote, for own devices, and, in a direct
+/// conversation, for what the other side wrote itself and lost. A changed identity gets nothing until it is accepted.
 fn answer_resend(cx: &mut Cx<'_>, c: &Conversation, asker: &Leaf, r: &ResendRequest) -> EngineResult<()> {
     let own = cx.own()?;
+    let known = if asker.user == own.user {
+        own.identity.as_ref().is_some_and(|i| i.public() == asker.identity_key)
+    } else {
+        let fine =
+            |k: &sc_store::model::Contact| k.changed != sc_store::model::IdentityChange::Blocking && k.identity_key == asker.identity_key;
+        cx.r().contact(asker.user)?.is_some_and(|k| fine(&k))
+    };
+    if !known {
+        return Ok(());
+    }
     for seq in &r.seqs {
         let resent = match cx.r().message_at(c.id, *seq)? {
             Some((m, _)) if m.kind == RowKind::Text => {
-                let entitled = m.sender == own.user || asker.user == own.user || m.sender == asker.user;
+                let entitled =
+                    m.sender == own.user || asker.user == own.user || (m.sender == asker.user && c.kind == ConversationKind::Direct);
                 if !entitled || cx.now - m.sent_at > RESEND_AGE_MS || cx.r().added_after(c.id, asker.user, *seq)? {
                     continue;
                 }
@@ -547,7 +659,8 @@ fn answer_resend(cx: &mut Cx<'_>, c: &Conversation, asker: &Leaf, r: &ResendRequ
         if !cx.w.may_answer(c.id, *seq, asker.device, RESEND_TIMES)? {
             continue;
         }
-        let answer = ResendAnswer::seal(*seq, &resent, &r.key, &mut rand::rngs::OsRng)?;
+        // A key nobody can be sealed to is the asker's loss.
+        let Ok(answer) = ResendAnswer::seal(*seq, &resent, &r.key, &mut rand::rngs::OsRng) else { return Ok(()) };
         super::outbox::queue_silent(cx, c.id, Content::ResendAnswer(answer))?;
     }
     Ok(())
@@ -558,8 +671,10 @@ fn resent(cx: &mut Cx<'_>, c: &Conversation, sender: &Leaf, a: &ResendAnswer) ->
     let own = cx.own()?;
     let Ok(resent) = a.open(&own.device) else { return Ok(()) };
     let Some((row, _)) = cx.r().message_at(c.id, a.seq)?.filter(|(m, _)| m.kind == RowKind::Undecryptable) else { return Ok(()) };
-    // Only the author, an own device, or (for what we wrote ourselves) anybody in the conversation may say what it was.
-    if sender.user != row.sender && sender.user != own.user && row.sender != own.user {
+    // Only the author or an own device may say what it was; for what this very device wrote and lost, the other side of a
+    // direct conversation.
+    let lost_here = row.cause == "restored_copy" && c.kind == ConversationKind::Direct;
+    if sender.user != row.sender && sender.user != own.user && !lost_here {
         return Ok(());
     }
     if resent.message.is_empty() {

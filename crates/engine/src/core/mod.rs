@@ -36,8 +36,19 @@ pub struct Own {
     pub certificate: Vec<u8>,
     /// The account identity, once it is linked.
     pub identity: Option<AccountIdentity>,
+    /// Public identity keys the account had before.
+    pub former: Vec<[u8; 32]>,
     /// The server's key for proposals.
     pub server_key: Vec<u8>,
+}
+
+impl Own {
+    /// True for an identity of this account, the present one or one from before a reset.
+    #[must_use]
+    pub fn is_own_identity(&self, key: &[u8]) -> bool {
+        let now = self.identity.as_ref().map(AccountIdentity::public);
+        now.iter().chain(&self.former).any(|k| k.as_slice() == key)
+    }
 }
 
 /// MLS rows of the open transaction.
@@ -155,6 +166,13 @@ impl<'a> Cx<'a> {
     pub fn pin(&mut self, user: UserId, identity_key: &[u8], username: Option<&str>) -> EngineResult<bool> {
         let own = self.own()?;
         if user == own.user {
+            // The own identity is known here; whoever shows another one for this account is somebody else.
+            if own.identity.is_some() && !own.is_own_identity(identity_key) {
+                return Err(EngineError::invalid(
+                    "IDENTITY_MISMATCH",
+                    "Somebody showed another identity for your own account. Nothing was accepted.",
+                ));
+            }
             return Ok(false);
         }
         let Some(known) = self.r().contact(user)? else {
@@ -201,6 +219,8 @@ type Task = Box<dyn FnOnce(&mut Core) + Send>;
 
 struct Core {
     store: Store,
+    /// The profile's lock: it is held as long as anything can be written.
+    _lock: Box<dyn std::any::Any + Send>,
     groups: Groups,
     crypto: Arc<Crypto>,
     own: Option<Own>,
@@ -217,10 +237,10 @@ pub struct Db {
 
 impl Db {
     /// Starts the thread; it ends when the last handle is gone.
-    pub fn spawn(store: Store, events: broadcast::Sender<Event>) -> EngineResult<Self> {
+    pub fn spawn(store: Store, lock: Box<dyn std::any::Any + Send>, events: broadcast::Sender<Event>) -> EngineResult<Self> {
         let (tx, mut rx) = mpsc::channel::<Task>(256);
         let crypto = Arc::new(Crypto::default());
-        let mut core = Core { store, groups: Groups::default(), crypto: crypto.clone(), own: None, events };
+        let mut core = Core { store, _lock: lock, groups: Groups::default(), crypto: crypto.clone(), own: None, events };
         std::thread::Builder::new()
             .name("secureconnect-db".into())
             .spawn(move || {

@@ -97,7 +97,8 @@ pub fn queue_silent(cx: &mut Cx<'_>, id: ConversationId, content: Content) -> En
 /// True when somebody's identity changed after it was verified, and the change was not accepted yet.
 pub fn blocking(cx: &Cx<'_>, c: &Conversation) -> EngineResult<bool> {
     let own = cx.own()?.user;
-    let people = c.roster.iter().map(|m| m.user_id).chain(c.peer).filter(|u| *u != own);
+    let trusted = cx.r().trusted(c.id)?;
+    let people = c.roster.iter().map(|m| m.user_id).chain(c.peer).chain(trusted).filter(|u| *u != own);
     for u in people {
         if cx.r().contact(u)?.is_some_and(|k| k.changed == IdentityChange::Blocking) {
             return Ok(true);
@@ -137,6 +138,8 @@ pub fn prepare(cx: &mut Cx<'_>, job_id: i64) -> EngineResult<Prepared> {
         fail(cx, &job, "IDENTITY_CHANGED")?;
         return Ok(Prepared::Failed);
     }
+    let own = cx.own()?.user;
+    let others: Vec<_> = c.roster.iter().map(|m| m.user_id).chain(c.peer).filter(|u| *u != own).collect();
     let body = job.body.clone();
     let (have, generation) = (job.ciphertext.is_some().then_some((job.generation, job.epoch)), c.generation);
     let encrypted = cx.with_group(&c, |g, mls| {
@@ -146,6 +149,11 @@ pub fn prepare(cx: &mut Cx<'_>, job_id: i64) -> EngineResult<Prepared> {
         if g.has_proposals() || !g.is_active() {
             return Ok(None);
         }
+        // Nobody to read it: it would be shown as sent and never arrive.
+        let alone = !g.leaves()?.iter().any(|l| others.contains(&l.user));
+        if alone && !others.is_empty() {
+            return Ok(Some((None, u64::MAX)));
+        }
         Ok(Some((Some(g.encrypt(mls, &body)?), g.epoch())))
     })?;
     match encrypted {
@@ -154,8 +162,17 @@ pub fn prepare(cx: &mut Cx<'_>, job_id: i64) -> EngineResult<Prepared> {
             Ok(Prepared::Later)
         }
         Some(None) => {
+            // This job is the first of the conversation, so no change is on its way.
             if !cx.r().has_job(c.id, kind::COMMIT)? {
                 cx.w.push_job_first(c.id, kind::COMMIT, TempId::generate(), &crate::jobs::encode(&crate::jobs::Commit::default())?)?;
+            }
+            Ok(Prepared::Later)
+        }
+        Some(Some((None, u64::MAX))) => {
+            if !cx.r().has_job(c.id, kind::ADD)? {
+                let people = crate::jobs::People { users: others, devices_only: true };
+                let add = cx.w.push_job_first(c.id, kind::ADD, TempId::generate(), &crate::jobs::encode(&people)?)?;
+                cx.w.delay_job(add, cx.now + 15_000)?;
             }
             Ok(Prepared::Later)
         }

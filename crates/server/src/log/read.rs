@@ -2,6 +2,7 @@
 
 use crate::db;
 use crate::error::{ApiError, ApiResult};
+use futures_util::TryStreamExt as _;
 use sc_protocol::frame::{Envelope, EnvelopeKind};
 use sc_protocol::{Blob, ConversationId, DeviceId, TempId};
 use sqlx::sqlite::SqliteRow;
@@ -45,10 +46,13 @@ fn stay(row: &SqliteRow) -> ApiResult<Stay> {
     })
 }
 
-/// Entries after `after`, ascending, at most `limit`, within the stay.
-pub async fn page(pool: &SqlitePool, device: DeviceId, stay: Stay, after: u64, limit: u32) -> ApiResult<Vec<Envelope>> {
+/// Bytes of one page, beyond its first entry.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// Entries after `after`, ascending, at most `limit` and [`PAGE_BYTES`], within the stay; true when there may be more.
+pub async fn page(pool: &SqlitePool, device: DeviceId, stay: Stay, after: u64, limit: u32) -> ApiResult<(Vec<Envelope>, bool)> {
     let first = stay.start.max(after.saturating_add(1));
-    let rows = sqlx::query(
+    let mut rows = sqlx::query(
         "SELECT conversation_id, seq, kind, generation, epoch, sender_user, sender_device, temp_id, sent_at, payload \
          FROM log WHERE conversation_id = $1 AND seq >= $2 AND seq <= $3 ORDER BY seq LIMIT $4",
     )
@@ -56,13 +60,23 @@ pub async fn page(pool: &SqlitePool, device: DeviceId, stay: Stay, after: u64, l
     .bind(db::int(first))
     .bind(db::int(stay.end.unwrap_or(u64::MAX)))
     .bind(i64::from(limit))
-    .fetch_all(pool)
-    .await?;
-    let mut page: Vec<Envelope> = rows.iter().map(envelope).collect::<Result<_, _>>()?;
+    .fetch(pool);
+    let (mut page, mut bytes, mut more) = (Vec::new(), 0, false);
+    while let Some(row) = rows.try_next().await? {
+        let e = envelope(&row)?;
+        bytes += e.payload.len() + 300;
+        if bytes > PAGE_BYTES && !page.is_empty() {
+            more = true;
+            break;
+        }
+        page.push(e);
+    }
+    drop(rows);
+    more |= page.len() == limit as usize;
     if let (Some(low), Some(high)) = (page.first().map(|e| e.seq), page.last().map(|e| e.seq)) {
         welcomes_into(pool, device, stay.conversation_id, low..=high, &mut page).await?;
     }
-    Ok(page)
+    Ok((page, more))
 }
 
 /// Turns the commits that added this device into the Welcomes for it.

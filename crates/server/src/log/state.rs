@@ -3,6 +3,7 @@
 use sc_protocol::rest::{ConversationKind, Role};
 use sc_protocol::{DeviceId, UserId};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Why something may not be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct ConvState {
     pub members: HashMap<UserId, Role>,
     /// Devices inside the group.
     pub leaves: HashMap<DeviceId, UserId>,
+    /// Who is given an entry that is placed now; forgotten whenever `leaves` changes.
+    pub audience: Option<Arc<[DeviceId]>>,
 }
 
 impl ConvState {
@@ -50,6 +53,11 @@ impl ConvState {
             return Err(Refusal::Stale { epoch: self.epoch, seq: self.last_seq });
         }
         Ok(())
+    }
+
+    /// The devices inside, shared by all entries placed until that changes.
+    pub fn audience(&mut self) -> Arc<[DeviceId]> {
+        self.audience.get_or_insert_with(|| self.leaves.keys().copied().collect()).clone()
     }
 
     /// Takes the next place in the log.
@@ -72,6 +80,7 @@ mod tests {
             last_seq: 9,
             members: HashMap::from([(user, Role::Member)]),
             leaves: HashMap::from([(device, user)]),
+            audience: None,
         }
     }
 

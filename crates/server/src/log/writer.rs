@@ -62,7 +62,8 @@ enum Op {
 /// What happens once the batch is durable.
 enum Effect {
     Answer(Reply, ApiResult<Appended>),
-    Deliver { frame: Arc<SharedFrame>, conversation: ConversationId, sender: DeviceId },
+    Deliver { frame: Arc<SharedFrame>, audience: Arc<[DeviceId]>, sender: DeviceId },
+    Refused(Box<dyn FnOnce(ApiError) + Send>, ApiError),
     ToDevices(Arc<SharedFrame>, Vec<DeviceId>),
     ToUser(UserId, ServerFrame),
     StopUser(UserId),
@@ -92,6 +93,12 @@ impl WriteCx {
         self.convs.get_mut(&id).ok_or_else(|| ApiError::internal("conversation just loaded is missing"))
     }
 
+    /// True once the conversation can be loaded: while it is being made, it cannot.
+    #[must_use]
+    pub fn knows(&self, id: ConversationId) -> bool {
+        self.convs.contains_key(&id)
+    }
+
     /// Puts a new conversation into memory, after its rows were written.
     pub fn insert_conv(&mut self, id: ConversationId, state: ConvState) {
         self.touched.insert(id);
@@ -118,10 +125,10 @@ impl WriteCx {
     /// After the commit: the envelope to every device in the group but the sender, which is told the place instead.
     pub fn deliver(&mut self, envelope: Envelope) {
         let sender = envelope.sender_device;
-        let conversation = envelope.conversation_id;
+        let audience = self.convs.get_mut(&envelope.conversation_id).map(ConvState::audience).unwrap_or_default();
         let sent = sent_frame(0, &appended(&envelope));
         self.effects.push(Effect::ToDevices(SharedFrame::new(sent), vec![sender]));
-        self.effects.push(Effect::Deliver { frame: SharedFrame::new(ServerFrame::NewMessage(envelope)), conversation, sender });
+        self.effects.push(Effect::Deliver { frame: SharedFrame::new(ServerFrame::NewMessage(envelope)), audience, sender });
     }
 
     /// After the commit: a frame to some devices.
@@ -164,6 +171,12 @@ impl Writer {
         let cx = WriteCx { conn, now: now_ms(), convs: HashMap::new(), touched: HashSet::new(), effects: Vec::new() };
         let task = tokio::spawn(run(cx, db, rx, hub, metrics));
         (Self { tx }, task)
+    }
+
+    /// True when the task has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.tx.is_closed()
     }
 
     /// Queues a message; waits while the queue is full. The answer goes where `reply` says.
@@ -218,12 +231,15 @@ async fn run(mut cx: WriteCx, db: db::Options, mut rx: mpsc::Receiver<Op>, hub: 
         metrics.batch(size, result.is_ok());
         if let Err(e) = &result {
             tracing::error!(cause = %e.0, "a batch was rolled back");
-            cx.forget();
             cx.convs.clear();
-            reopen(&mut cx, &db).await;
         }
         cx.touched.clear();
+        let failed = result.is_err();
         apply(&mut cx, &hub, result.err());
+        if failed {
+            reopen(&mut cx, &db).await;
+            metrics.recovered();
+        }
         if cx.convs.len() > CACHE {
             cx.convs.clear();
         }
@@ -316,7 +332,8 @@ async fn operate(cx: &mut WriteCx, f: TxFn, refused: Box<dyn FnOnce(ApiError) + 
             cx.effects.truncate(effects);
             cx.forget();
             sqlx::query("ROLLBACK TO op").execute(&mut cx.conn).await?;
-            refused(e);
+            // Told after the commit: it may speak of what this batch stored.
+            cx.effects.push(Effect::Refused(refused, e));
         }
     }
     cx.touched.extend(before);
@@ -361,7 +378,8 @@ async fn flush(cx: &mut WriteCx, pending: &mut Vec<Append>) -> ApiResult<()> {
                 c.last_seq = c.last_seq.min(e.seq - 1);
             }
         }
-        for a in std::mem::take(pending) {
+        pending.reverse();
+        while let Some(a) = pending.pop() {
             flush_one(cx, a).await?;
         }
         return Ok(());
@@ -396,7 +414,7 @@ async fn flush_one(cx: &mut WriteCx, a: Append) -> ApiResult<()> {
 }
 
 fn succeed(cx: &mut WriteCx, a: Append, envelope: Envelope) {
-    let conversation = envelope.conversation_id;
+    let audience = cx.convs.get_mut(&envelope.conversation_id).map(ConvState::audience).unwrap_or_default();
     let done = appended(&envelope);
     if matches!(a.reply, Reply::Task(_)) {
         let sent = SharedFrame::new(sent_frame(0, &done));
@@ -404,7 +422,7 @@ fn succeed(cx: &mut WriteCx, a: Append, envelope: Envelope) {
     }
     cx.effects.push(Effect::Answer(a.reply, Ok(done)));
     let frame = SharedFrame::new(ServerFrame::NewMessage(envelope));
-    cx.effects.push(Effect::Deliver { frame, conversation, sender: a.device });
+    cx.effects.push(Effect::Deliver { frame, audience, sender: a.device });
 }
 
 /// Decides about a message and gives it its place.
@@ -527,6 +545,7 @@ async fn load_conv(conn: &mut SqliteConnection, id: ConversationId) -> ApiResult
         last_seq: db::uint(last),
         members,
         leaves,
+        audience: None,
     }))
 }
 
@@ -538,6 +557,7 @@ fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
             match effect {
                 Effect::Answer(reply, _) => answer_append(reply, Err(e.clone())),
                 Effect::Done(done, _) => done(Err(e.clone())),
+                Effect::Refused(refused, _) => refused(e.clone()),
                 _ => {}
             }
         }
@@ -546,9 +566,17 @@ fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
     let mut outbound = Outbound { hub, targets: HashMap::new(), queued: HashMap::new() };
     for effect in effects {
         match effect {
-            Effect::Answer(Reply::Frame(conn, request_id), result) => outbound.to_conn(&conn, answer_frame(request_id, result)),
+            Effect::Answer(Reply::Frame(conn, request_id), result) => {
+                // The device may have reconnected meanwhile: its new connection learns the place too.
+                if let (Ok(a), Some(current)) = (&result, hub.device(conn.device))
+                    && !Arc::ptr_eq(&current, &conn)
+                {
+                    outbound.to_conn(&current, SharedFrame::new(sent_frame(0, a)));
+                }
+                outbound.to_conn(&conn, answer_frame(request_id, result));
+            }
             Effect::Answer(reply, result) => answer_append(reply, result),
-            Effect::Deliver { frame, conversation, sender } => outbound.deliver(cx, frame, conversation, sender),
+            Effect::Deliver { frame, audience, sender } => outbound.deliver(frame, audience, sender),
             Effect::ToDevices(frame, devices) => {
                 for c in hub.devices(devices.iter()) {
                     outbound.to_conn(&c, frame.clone());
@@ -562,6 +590,7 @@ fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
                     Effect::StopUser(user) => hub.stop_user(user),
                     Effect::StopDevice(device) => hub.stop_device(device),
                     Effect::Done(done, result) => done(result),
+                    Effect::Refused(refused, e) => refused(e),
                     _ => {}
                 }
             }
@@ -573,22 +602,21 @@ fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
 /// Collects a batch's frames per connection, so that each connection is locked and woken once.
 struct Outbound<'a> {
     hub: &'a Hub,
-    targets: HashMap<ConversationId, Arc<Vec<Arc<Conn>>>>,
-    queued: HashMap<DeviceId, (Arc<Conn>, Vec<Arc<SharedFrame>>)>,
+    /// By address of the audience, which is kept alive beside it.
+    targets: HashMap<usize, (Arc<[DeviceId]>, Arc<Vec<Arc<Conn>>>)>,
+    /// By address of the connection: a device may have had another one.
+    queued: HashMap<usize, (Arc<Conn>, Vec<Arc<SharedFrame>>)>,
 }
 
 impl Outbound<'_> {
     fn to_conn(&mut self, conn: &Arc<Conn>, frame: Arc<SharedFrame>) {
-        self.queued.entry(conn.device).or_insert_with(|| (conn.clone(), Vec::new())).1.push(frame);
+        self.queued.entry(Arc::as_ptr(conn) as usize).or_insert_with(|| (conn.clone(), Vec::new())).1.push(frame);
     }
 
-    fn deliver(&mut self, cx: &WriteCx, frame: Arc<SharedFrame>, conversation: ConversationId, sender: DeviceId) {
+    fn deliver(&mut self, frame: Arc<SharedFrame>, audience: Arc<[DeviceId]>, sender: DeviceId) {
         let hub = self.hub;
-        let targets = self
-            .targets
-            .entry(conversation)
-            .or_insert_with(|| Arc::new(cx.convs.get(&conversation).map(|c| hub.devices(c.leaves.keys())).unwrap_or_default()))
-            .clone();
+        let key = Arc::as_ptr(&audience).cast::<DeviceId>() as usize;
+        let targets = self.targets.entry(key).or_insert_with(|| (audience.clone(), Arc::new(hub.devices(audience.iter())))).1.clone();
         for c in targets.iter().filter(|c| c.device != sender) {
             self.to_conn(c, frame.clone());
         }

@@ -213,6 +213,11 @@ pub async fn login_finish(State(app): State<App>, Body(b): Body<LoginFinish>) ->
                     .bind(device.as_bytes().as_slice())
                     .execute(&mut cx.conn)
                     .await?;
+                // One family a device: a token stolen earlier ends here.
+                sqlx::query("DELETE FROM refresh_tokens WHERE device_id = $1")
+                    .bind(device.as_bytes().as_slice())
+                    .execute(&mut cx.conn)
+                    .await?;
                 auth::issue(&inner, cx, user, device, username, pending, None).await
             })
         })

@@ -147,6 +147,7 @@ async fn create(
     let sender = app.secrets.external_sender.verifying_key().to_bytes();
     let group = Group::create(&b.group, &gid, creator, &sender)?;
     let blob = group.to_blob()?;
+    let leaf = group.creator()?;
     app.writer
         .write(move |cx| {
             Box::pin(async move {
@@ -161,6 +162,7 @@ async fn create(
                         return Ok(Json(CreatedConversation { conversation, created: false }));
                     }
                 }
+                groups::check_leaves(cx, std::slice::from_ref(&leaf)).await?;
                 insert(cx, &b, kind, &members, pair, gid, blob, creator).await?;
                 for user in members.keys() {
                     cx.to_user(*user, ServerFrame::ConversationUpdated { conversation_id: b.conversation_id });
@@ -222,6 +224,7 @@ async fn insert(
         last_seq: 0,
         members: members.clone(),
         leaves: HashMap::from([(creator.device, creator.user)]),
+        audience: None,
     };
     cx.insert_conv(id, state);
     Ok(())
@@ -244,7 +247,7 @@ pub async fn messages(
     let stay = read::stay_in(&app.pool, who.device, id).await?.ok_or_else(ApiError::not_a_member)?;
     let limit = q.limit.unwrap_or(100).clamp(1, limits::PAGE);
     let last_seq = read::last_seq(&app.pool, id).await?;
-    let envelopes = read::page(&app.pool, who.device, stay, q.after.unwrap_or(0), limit).await?;
+    let (envelopes, _) = read::page(&app.pool, who.device, stay, q.after.unwrap_or(0), limit).await?;
     Ok(Json(EnvelopePage { envelopes, last_seq: stay.end.unwrap_or(last_seq) }))
 }
 
@@ -277,7 +280,7 @@ pub async fn leave(State(app): State<App>, who: Authed, Path(id): Path<Conversat
     app.writer
         .write(move |cx| {
             Box::pin(async move {
-                let conv = cx.conv(id).await?;
+                let conv = cx.conv(id).await.map_err(groups::hide)?;
                 let role = *conv.members.get(&who.user).ok_or_else(ApiError::not_a_member)?;
                 if conv.kind == ConversationKind::Direct {
                     return Err(ApiError::new(ErrorCode::Forbidden, "A direct conversation cannot be left. Archive it instead."));
@@ -286,8 +289,8 @@ pub async fn leave(State(app): State<App>, who: Authed, Path(id): Path<Conversat
                     return Err(ApiError::new(ErrorCode::Forbidden, "Hand the group over to another member before you leave it."));
                 }
                 let devices: Vec<DeviceId> = conv.leaves.iter().filter(|(_, u)| **u == who.user).map(|(d, _)| *d).collect();
-                groups::remove_member(cx, id, who.user).await?;
                 groups::expel(&inner, cx, id, &devices).await?;
+                groups::remove_member(cx, id, who.user).await?;
                 groups::announce(cx, id, &[who.user]).await?;
                 Ok(Json(Empty {}))
             })

@@ -89,6 +89,7 @@ pub async fn approve(State(app): State<App>, who: Authed, Path(device): Path<Dev
     if b.sealed_identity.len() > 1024 {
         return Err(ApiError::new(ErrorCode::PayloadTooLarge, "The sealed identity is too large."));
     }
+    let inner = app.clone();
     app.writer
         .write(move |cx| {
             Box::pin(async move {
@@ -107,6 +108,7 @@ pub async fn approve(State(app): State<App>, who: Authed, Path(device): Path<Dev
                     .execute(&mut cx.conn)
                     .await?;
                 store_list(cx, who.user, &b.device_list, &list).await?;
+                revoke_unlisted(&inner, cx, who.user, &list).await?;
                 Ok(Json(Empty {}))
             })
         })
@@ -133,13 +135,13 @@ pub async fn put_list(State(app): State<App>, who: Authed, Body(b): Body<PutDevi
 }
 
 async fn revoke_unlisted(app: &App, cx: &mut WriteCx, user: UserId, list: &DeviceList) -> ApiResult<()> {
-    let rows = sqlx::query("SELECT device_id FROM devices WHERE user_id = $1 AND status <> 'revoked'")
+    let rows = sqlx::query("SELECT device_id, status FROM devices WHERE user_id = $1 AND status <> 'revoked'")
         .bind(user.as_bytes().as_slice())
         .fetch_all(&mut cx.conn)
         .await?;
     for row in rows {
         let device = db::device_id(&row, "device_id")?;
-        if list.key_of(device).is_some() {
+        if list.key_of(device).is_some() || row.try_get::<&str, _>("status")? == "pending" {
             continue;
         }
         sqlx::query("UPDATE devices SET status = 'revoked', sealed_identity = NULL WHERE device_id = $1")
@@ -271,7 +273,11 @@ pub async fn claim_key_packages(
     Path(user): Path<UserId>,
     Body(b): Body<ClaimKeyPackages>,
 ) -> Answer<ClaimedKeyPackages> {
-    app.limiter.take(format!("claim {}", who.device), 200, 5.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
+    app.limiter.take(format!("claim {}", who.user), 1_000, 5.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
+    if user != who.user {
+        // Per pair: nobody empties somebody's one-time packages alone.
+        app.limiter.take(format!("claim {} {user}", who.user), 100, 100.0 / 3600.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
+    }
     app.writer
         .write(move |cx| {
             Box::pin(async move {

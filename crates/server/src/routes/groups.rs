@@ -40,7 +40,7 @@ pub async fn state(State(app): State<App>, who: Authed, Path(id): Path<Conversat
     app.writer
         .write(move |cx| {
             Box::pin(async move {
-                let conv = cx.conv(id).await.map_err(|_| ApiError::not_a_member())?;
+                let conv = cx.conv(id).await.map_err(hide)?;
                 if !conv.members.contains_key(&who.user) {
                     return Err(ApiError::not_a_member());
                 }
@@ -54,7 +54,20 @@ pub async fn state(State(app): State<App>, who: Authed, Path(id): Path<Conversat
 }
 
 /// `POST /v1/conversations/{id}/commits`.
-pub async fn commit(State(app): State<App>, who: Authed, Path(id): Path<ConversationId>, Body(b): Body<PostCommit>) -> Answer<Appended> {
+pub async fn commit(
+    State(app): State<App>,
+    who: Authed,
+    Path(id): Path<ConversationId>,
+    Body(mut b): Body<PostCommit>,
+) -> Answer<Appended> {
+    app.limiter.take(format!("commit {}", who.device), 200, 5.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
+    for users in [&mut b.add_users, &mut b.remove_users] {
+        users.sort_unstable();
+        users.dedup();
+        if users.len() > limits::GROUP_MEMBERS {
+            return Err(ApiError::new(ErrorCode::PayloadTooLarge, "The group change names too many people."));
+        }
+    }
     let sizes = [b.commit.len(), b.group_info.len(), b.welcome.as_ref().map_or(0, Blob::len)];
     if sizes.iter().any(|n| *n > limits::HANDSHAKE_BYTES) {
         return Err(ApiError::new(ErrorCode::PayloadTooLarge, "The group change is larger than the server allows."));
@@ -67,19 +80,36 @@ async fn commit_in(app: &App, cx: &mut WriteCx, who: Authed, id: ConversationId,
     if let Some(done) = cx.earlier(who.device, b.temp_id).await? {
         return Ok(done);
     }
-    let conv = cx.conv(id).await.map_err(|_| ApiError::not_a_member())?;
+    let conv = cx.conv(id).await.map_err(hide)?;
     let role = *conv.members.get(&who.user).ok_or_else(ApiError::not_a_member)?;
     conv.admit_epoch(b.generation, b.epoch).map_err(refusal)?;
+    let inside = conv.leaves.get(&who.device) == Some(&who.user);
     let mut stored = load(cx, id).await?;
     let effect = stored.group.commit(b.commit.as_slice(), b.group_info.as_slice())?;
     if effect.committer != (Member { user: who.user, device: who.device }) {
         return Err(ApiError::new(ErrorCode::InvalidCommit, "The commit is another device's."));
     }
+    if !effect.external && !inside {
+        return Err(ApiError::not_a_member());
+    }
     if effect.external {
         app.limiter.take(format!("rejoin {id} {}", who.device), REJOINS.0, REJOINS.1, crate::now_ms()).map_err(ApiError::rate_limited)?;
     }
     check_policy(cx, id, who.user, role, &effect, &b).await?;
-    apply_commit(cx, id, who, &b, &effect, &stored.group).await
+    let answer = apply_commit(cx, id, who, &b, &effect, &stored.group).await?;
+    // What the server proposed lives for one epoch: a leaf that should be gone and is not is proposed again.
+    let conv = cx.conv(id).await?;
+    let ghosts: Vec<DeviceId> =
+        stored.group.members()?.into_iter().map(|(_, m)| m.device).filter(|d| !conv.leaves.contains_key(d)).collect();
+    if !ghosts.is_empty() {
+        expel(app, cx, id, &ghosts).await?;
+    }
+    Ok(answer)
+}
+
+/// A conversation that is not there is one nobody is a member of; other failures stay what they are.
+pub fn hide(e: ApiError) -> ApiError {
+    if e.0.code == ErrorCode::NotFound { ApiError::not_a_member() } else { e }
 }
 
 /// Who may change what: people come and go by admins; devices by their owners; what the server proposed by anybody.
@@ -115,7 +145,9 @@ async fn check_policy(
     if b.add_users.iter().any(|u| !effect.added.iter().any(|m| m.user == *u)) {
         return Err(ApiError::new(ErrorCode::InvalidCommit, "A new member has no device in the commit."));
     }
-    let fine = |m: &Member| m.user == user || b.remove_users.contains(&m.user) || effect.removed_by_server.contains(m);
+    // A leaf that belongs to nobody inside any more may be removed by anybody.
+    let ghost = |m: &Member| !conv.leaves.contains_key(&m.device);
+    let fine = |m: &Member| m.user == user || b.remove_users.contains(&m.user) || effect.removed_by_server.contains(m) || ghost(m);
     if !effect.removed.iter().all(fine) {
         return refuse("A device of somebody who stays a member was removed.");
     }
@@ -131,18 +163,34 @@ async fn check_policy(
     if !effect.added.is_empty() && b.welcome.is_none() {
         return Err(ApiError::new(ErrorCode::InvalidCommit, "Devices were added without a Welcome."));
     }
-    check_active(cx, &effect.added).await
+    if effect.added.iter().any(|m| conv.leaves.contains_key(&m.device) && !effect.removed.contains(m)) {
+        return refuse("That device is in the group already.");
+    }
+    check_leaves(cx, &effect.new_leaves).await
 }
 
-async fn check_active(cx: &mut WriteCx, added: &[Member]) -> ApiResult<()> {
-    for m in added {
-        let status: Option<String> = sqlx::query_scalar("SELECT status FROM devices WHERE device_id = $1 AND user_id = $2")
-            .bind(m.device.as_bytes().as_slice())
-            .bind(m.user.as_bytes().as_slice())
-            .fetch_optional(&mut cx.conn)
-            .await?;
-        if status.as_deref() != Some("active") {
-            return Err(ApiError::new(ErrorCode::InvalidCommit, "A device that is not linked was added."));
+/// Every new leaf is that of a linked device of an active account, with its key, under the account's identity.
+pub async fn check_leaves(cx: &mut WriteCx, leaves: &[mls::NewLeaf]) -> ApiResult<()> {
+    for leaf in leaves {
+        let row = sqlx::query(
+            "SELECT d.status, d.signature_key, u.identity_key, u.status AS account FROM devices d JOIN users u ON u.user_id = d.user_id \
+             WHERE d.device_id = $1 AND d.user_id = $2",
+        )
+        .bind(leaf.member.device.as_bytes().as_slice())
+        .bind(leaf.member.user.as_bytes().as_slice())
+        .fetch_optional(&mut cx.conn)
+        .await?;
+        let fine = match &row {
+            None => false,
+            Some(r) => {
+                r.try_get::<&str, _>("status")? == "active"
+                    && r.try_get::<&str, _>("account")? == "ACTIVE"
+                    && r.try_get::<&[u8], _>("signature_key")? == leaf.key
+                    && r.try_get::<&[u8], _>("identity_key")? == leaf.identity
+            }
+        };
+        if !fine {
+            return Err(ApiError::new(ErrorCode::InvalidCommit, "A leaf is not that of a linked device."));
         }
     }
     Ok(())
@@ -251,8 +299,10 @@ pub async fn insert_leaf(cx: &mut WriteCx, id: ConversationId, m: Member, start:
     .bind(db::int(start))
     .execute(&mut cx.conn)
     .await?;
-    if let Ok(c) = cx.conv(id).await {
+    if cx.knows(id) {
+        let c = cx.conv(id).await?;
         c.leaves.insert(m.device, m.user);
+        c.audience = None;
     }
     Ok(())
 }
@@ -264,7 +314,9 @@ async fn end_leaf(cx: &mut WriteCx, id: ConversationId, device: DeviceId, end: u
         .bind(device.as_bytes().as_slice())
         .execute(&mut cx.conn)
         .await?;
-    cx.conv(id).await?.leaves.remove(&device);
+    let c = cx.conv(id).await?;
+    c.leaves.remove(&device);
+    c.audience = None;
     Ok(())
 }
 
@@ -276,8 +328,8 @@ pub async fn insert_member(cx: &mut WriteCx, id: ConversationId, user: UserId, r
         .bind(db::role_int(role))
         .execute(&mut cx.conn)
         .await?;
-    if let Ok(c) = cx.conv(id).await {
-        c.members.insert(user, role);
+    if cx.knows(id) {
+        cx.conv(id).await?.members.insert(user, role);
     }
     Ok(())
 }
@@ -289,7 +341,18 @@ pub async fn remove_member(cx: &mut WriteCx, id: ConversationId, user: UserId) -
         .bind(user.as_bytes().as_slice())
         .execute(&mut cx.conn)
         .await?;
-    cx.conv(id).await?.members.remove(&user);
+    // Whatever stay is open ends with the membership, inside the group or (after a reset) not yet again.
+    let c = cx.conv(id).await?;
+    c.members.remove(&user);
+    c.leaves.retain(|_, u| *u != user);
+    c.audience = None;
+    let last = c.last_seq;
+    sqlx::query("UPDATE leaves SET end_seq = $1, in_group = 0 WHERE conversation_id = $2 AND user_id = $3 AND end_seq IS NULL")
+        .bind(db::int(last))
+        .bind(id.as_bytes().as_slice())
+        .bind(user.as_bytes().as_slice())
+        .execute(&mut cx.conn)
+        .await?;
     Ok(())
 }
 
@@ -352,18 +415,19 @@ async fn reset_in(app: &App, cx: &mut WriteCx, who: Authed, id: ConversationId, 
         return Ok(done);
     }
     let now = cx.now;
-    let conv = cx.conv(id).await.map_err(|_| ApiError::not_a_member())?;
+    let conv = cx.conv(id).await.map_err(hide)?;
     let role = *conv.members.get(&who.user).ok_or_else(ApiError::not_a_member)?;
     conv.admit_epoch(b.generation, b.epoch).map_err(refusal)?;
     if conv.kind == ConversationKind::Group && role < Role::Admin {
         return Err(ApiError::new(ErrorCode::Forbidden, "Only the owner and admins of a group reset it for everyone."));
     }
-    app.limiter.take(format!("reset {id}"), REJOINS.0, REJOINS.1, crate::now_ms()).map_err(ApiError::rate_limited)?;
     let old_suite = load(cx, id).await?.group.suite();
     let generation = b.generation + 1;
     let creator = Member { user: who.user, device: who.device };
     let sender = app.secrets.external_sender.verifying_key().to_bytes();
     let group = Group::create(&b.group, &mls::group_id(id, generation), creator, &sender)?;
+    check_leaves(cx, &[group.creator()?]).await?;
+    app.limiter.take(format!("reset {id} {}", who.user), REJOINS.0, REJOINS.1, crate::now_ms()).map_err(ApiError::rate_limited)?;
     if old_suite == sc_protocol::suite::HYBRID && group.suite() != old_suite {
         return Err(ApiError::new(ErrorCode::InvalidCommit, "A reset may not weaken the encryption."));
     }
@@ -388,7 +452,9 @@ async fn reset_in(app: &App, cx: &mut WriteCx, who: Authed, id: ConversationId, 
     cx.append(&envelope).await?;
     save_group(cx, id, &group, generation, &b.group.group_info).await?;
     sqlx::query("UPDATE leaves SET in_group = 0 WHERE conversation_id = $1").bind(id.as_bytes().as_slice()).execute(&mut cx.conn).await?;
-    cx.conv(id).await?.leaves.clear();
+    let c = cx.conv(id).await?;
+    c.leaves.clear();
+    c.audience = None;
     insert_leaf(cx, id, creator, seq).await?;
     let sent = ServerFrame::MessageSent { request_id: 0, conversation_id: id, temp_id: b.temp_id, seq, sent_at: now };
     cx.to_devices(sent, vec![who.device]);

@@ -1,0 +1,81 @@
+//! Installs what is missing, and says so.
+
+use crate::sh::{exists, output, run, say};
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What the build and the app need on Debian and Ubuntu.
+const BUILD: &[&str] =
+    &["build-essential", "pkg-config", "libssl-dev", "libwebkit2gtk-4.1-dev", "librsvg2-dev", "libxdo-dev", "libdbus-1-dev"];
+/// What the tests need besides.
+const TEST: &[&str] = &["chromium", "xvfb", "webkit2gtk-driver", "dbus", "fonts-noto-core"];
+
+/// Everything for building and testing.
+pub fn all() -> Result<()> {
+    packages(BUILD)?;
+    packages(TEST)?;
+    node()
+}
+
+/// What building the app needs.
+pub fn build() -> Result<()> {
+    packages(BUILD)?;
+    node()
+}
+
+/// What the server and the command line need.
+pub fn headless() -> Result<()> {
+    packages(&["build-essential", "pkg-config", "libssl-dev"])
+}
+
+fn installed(package: &str) -> bool {
+    let out = Command::new("dpkg-query").args(["-W", "-f=${Status}", package]).stderr(Stdio::null()).output();
+    out.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains("install ok installed"))
+}
+
+fn packages(wanted: &[&str]) -> Result<()> {
+    if !exists("dpkg-query") {
+        println!("This is not Debian or Ubuntu: make sure that {} are installed.", wanted.join(", "));
+        return Ok(());
+    }
+    let missing: Vec<&str> = wanted.iter().copied().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(&format!("installing {}", missing.join(" ")));
+    let root = output(Command::new("id").arg("-u"))?.trim() == "0";
+    let apt = |args: &[&str]| {
+        let mut c = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !root {
+            c.arg("apt-get");
+        }
+        c.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        c
+    };
+    let install = run(&mut apt(&["update", "-qq"])).and_then(|()| {
+        let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+        args.extend(&missing);
+        run(&mut apt(&args))
+    });
+    if install.is_err() {
+        bail!("install them by hand and try again: apt-get install {}", missing.join(" "));
+    }
+    Ok(())
+}
+
+/// The UI's packages, from the lock file, when it changed.
+pub fn node() -> Result<()> {
+    if !exists("node") || !exists("npm") {
+        bail!("Node.js 20 or newer is needed for the UI. Install nodejs and npm and try again.");
+    }
+    let lock = std::fs::read("ui/package-lock.json")?;
+    let stamp = Path::new("ui/node_modules/.secureconnect-lock");
+    if std::fs::read(stamp).is_ok_and(|s| s == lock) {
+        return Ok(());
+    }
+    say("installing the UI's packages");
+    run(Command::new("npm").args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir("ui"))?;
+    std::fs::write(stamp, lock)?;
+    Ok(())
+}
