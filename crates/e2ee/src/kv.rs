@@ -110,7 +110,7 @@ impl<K: KvStore> KvStorage<K> {
     }
 }
 
-#[cfg_attr(rustfmt, rustfmt_skip)]
+#[rustfmt::skip]
 impl<K: KvStore> StorageProvider<CURRENT_VERSION> for KvStorage<K> {
     type Error = KvError;
 

@@ -1,0 +1,210 @@
+// The main story in a real browser, through the bridge: every screen in both languages and themes, wide and narrow, axe
+// on each, no violation of the content policy, no error on the page.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { chromium } from 'playwright-core';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, server, shots, start, stop } from './kit.mjs';
+
+const bin = process.argv[2];
+const axe = readFileSync(join(import.meta.dirname, '../node_modules/axe-core/axe.min.js'), 'utf8');
+let passed = 0;
+const problems = [];
+
+const srv = await server(bin);
+await cli(bin, 'lan', srv.url, ['register', 'lan']);
+const bridge = await start(join(bin, 'sc-ui-bridge'), ['--profile', join(dir, 'minh'), '--ui', 'dist'], { match: /^http/ });
+const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
+const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, locale: 'en-US' });
+page.on('pageerror', (e) => problems.push(`page error: ${e.message}`));
+page.on('console', (m) => m.type() === 'error' && problems.push(`console: ${m.text()}`));
+const id = (name) => page.getByTestId(name);
+
+async function check(name) {
+  await page.waitForTimeout(200);
+  await page.screenshot({ path: join(shots, `${name}.png`) });
+  await page.evaluate(axe);
+  const result = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }));
+  const serious = result.violations.filter((v) => v.impact === 'serious' || v.impact === 'critical');
+  for (const v of serious) problems.push(`axe on ${name}: ${v.id}: ${v.nodes.map((n) => n.html.slice(0, 160)).join(' | ')}`);
+}
+
+async function test(name, f) {
+  await f();
+  passed += 1;
+  console.log(`ok  ${name}`);
+}
+
+try {
+  await test('a passphrase is chosen where there is no keyring', async () => {
+    await page.goto(bridge.line);
+    await id('passphrase').waitFor();
+    await check('passphrase');
+    await id('passphrase').fill(PASSPHRASE);
+    await id('unlock').click();
+    await id('welcome').waitFor();
+  });
+
+  await test('a taken name and a dead server are said in words, and nothing typed is lost', async () => {
+    await id('username').fill('lan');
+    await id('password').fill(PASSWORD);
+    await id('server').fill(srv.url);
+    await check('welcome');
+    await id('submit').click();
+    await id('error').waitFor();
+    await check('welcome-error');
+    assert((await id('username').inputValue()) === 'lan', 'the name is still there');
+    await id('server').fill('http://127.0.0.1:9');
+    await id('submit').click();
+    await page.getByText('cannot be reached').waitFor();
+    await id('server').fill(srv.url);
+    await id('username').fill('minh');
+    await id('submit').click();
+    await id('list-empty').waitFor();
+    await check('empty');
+  });
+
+  await test('a conversation is started and a message goes out and comes in', async () => {
+    await id('open-new').click();
+    await id('new-name').fill('nobody-here');
+    await id('new-direct').click();
+    await id('error').waitFor();
+    await check('new-error');
+    await id('new-name').fill('lan');
+    await id('new-direct').click();
+    await id('composer').fill('Chào Lan, mình là Minh.');
+    await id('composer').press('Enter');
+    await page.locator('[data-testid=message][data-status=sent]').waitFor();
+    const [heard] = await cli(bin, 'lan', srv.url, ['listen', '--count', '1', '--timeout', '20']);
+    assert(heard.text === 'Chào Lan, mình là Minh.', 'Lan hears it');
+    assert(heard.sender === 'minh', 'Lan knows from whom');
+    await cli(bin, 'lan', srv.url, ['send', 'minh', 'Chào Minh! Cuối tuần này đi Đà Lạt không?', '--wait']);
+    await page.getByText('Đà Lạt').first().waitFor();
+    await cli(bin, 'lan', srv.url, ['send', 'minh', 'Thật ra mình đã đặt phòng rồi, nhìn ra hồ, có bếp nhỏ. '.repeat(4), '--wait']);
+    await cli(bin, 'lan', srv.url, ['send', 'minh', '🎉', '--wait']);
+    await page.getByText('🎉').first().waitFor();
+  });
+
+  await test('a reply quotes what it answers', async () => {
+    const message = page.locator('[data-testid=message]', { hasText: 'Đà Lạt' });
+    await message.hover();
+    await message.getByTestId('reply').click();
+    await id('composer').fill('Đi chứ. Mấy giờ xuất phát?');
+    await check('replying');
+    await id('send').click();
+    await page.locator('[data-testid=message]', { hasText: 'xuất phát' }).locator('.quote').waitFor();
+    await check('conversation');
+  });
+
+  await test('the safety number is the one Lan sees, and can be verified', async () => {
+    await id('open-card').click();
+    const digits = (await id('digits').innerText()).replace(/\s/g, '');
+    const [lan] = await cli(bin, 'lan', srv.url, ['safety-number', 'minh']);
+    assert(digits === lan.number, 'both see the same digits');
+    await check('card');
+    await id('verify').click();
+    await id('unverify').waitFor();
+    await check('card-verified');
+  });
+
+  await test('search finds it without diacritics and jumps to it', async () => {
+    await page.keyboard.press('Escape');
+    await id('open-search').click();
+    await id('query').fill('da lat');
+    await id('hit').first().waitFor();
+    await check('search');
+    await id('hit').first().click();
+    await page.locator('[data-testid=message].target').waitFor();
+    await page.keyboard.press('Escape');
+  });
+
+  await test('without the server messages wait, and go out when it is back', async () => {
+    stop(srv.child);
+    await page.locator('[data-testid=connection][data-state=offline]').waitFor();
+    await id('composer').fill('viết khi mất mạng');
+    await id('composer').press('Enter');
+    await page.locator('[data-testid=message][data-status=pending]').waitFor();
+    await page.waitForTimeout(1000);
+    await check('offline');
+    const port = new URL(srv.url).host;
+    srv.child = (await server(bin, join(dir, 'server'), port)).child;
+    await page.locator('[data-testid=connection][data-state=online]').waitFor({ state: 'attached', timeout: 60_000 });
+    await page.locator('[data-testid=message][data-status=pending]').waitFor({ state: 'detached' });
+  });
+
+  await test('a secure session is reset: scope, preview, report', async () => {
+    await id('open-settings').click();
+    await id('devices').waitFor();
+    await check('settings');
+    await id('open-reset').click();
+    await check('reset-scope');
+    await id('reset-next').click();
+    await id('reset-preview').waitFor();
+    await check('reset-preview');
+    await id('reset-confirm').click();
+    await id('reset-report').waitFor({ timeout: 40_000 });
+    await check('reset-report');
+    await id('reset-done').click();
+    await page.getByTestId('system').filter({ hasText: 'renewed' }).first().waitFor();
+  });
+
+  await test('a group is made and titled', async () => {
+    await id('open-new').click();
+    await id('new-group').click();
+    await id('group-title').fill('Hội leo núi cuối tuần với một cái tên rất dài để xem nó bị cắt ra sao');
+    await id('new-name').fill('lan');
+    await id('group-add').click();
+    await check('new-group');
+    await id('group-create').click();
+    await id('composer').fill('Chào cả nhóm');
+    await id('composer').press('Enter');
+    await page.locator('[data-testid=message][data-status=sent]', { hasText: 'Chào cả nhóm' }).waitFor();
+    await id('open-card').click();
+    await check('group');
+    await page.keyboard.press('Escape');
+  });
+
+  await test('every screen in Vietnamese, in the dark, and 360 wide', async () => {
+    await page.locator('[data-testid=conversation][data-title=lan]').click();
+    await id('open-settings').click();
+    await id('language').selectOption('vi');
+    await id('theme').selectOption('dark');
+    await page.getByText('Cài đặt').first().waitFor();
+    await check('settings-vi-dark');
+    await page.keyboard.press('Escape');
+    await check('conversation-vi-dark');
+    await id('open-card').click();
+    await check('card-vi-dark');
+    await page.keyboard.press('Escape');
+    await page.setViewportSize({ width: 360, height: 740 });
+    await check('narrow-conversation-vi-dark');
+    await id('open-card').click();
+    await check('narrow-card-vi-dark');
+    await page.getByTestId('card').getByRole('button', { name: 'Đóng' }).first().click();
+    await id('back').click();
+    await check('narrow-list-vi-dark');
+    await id('open-settings').click();
+    await check('narrow-settings-vi-dark');
+    await id('theme').selectOption('light');
+    await page.keyboard.press('Escape');
+    await check('narrow-list-vi-light');
+  });
+
+  await test('ten thousand characters and ten thousand messages do not break it', async () => {
+    await page.setViewportSize({ width: 1280, height: 800 });
+    await page.locator('[data-testid=conversation][data-title=lan]').click();
+    await id('composer').fill('x'.repeat(10_001));
+    assert(await id('send').isDisabled(), 'too long a message cannot be sent');
+    await check('too-long-vi-light');
+    await id('composer').fill('ạ '.repeat(5_000));
+    await id('send').click();
+    await page.locator('[data-testid=message][data-status=pending]').waitFor({ state: 'detached' });
+    await check('long-message-vi-light');
+  });
+} catch (e) {
+  await page.screenshot({ path: join(shots, 'failure.png') });
+  problems.push(String(e.stack ?? e));
+}
+await browser.close();
+for (const p of problems) console.error(p);
+console.log(`${passed} passed, ${problems.length} failed`);
+process.exit(problems.length === 0 ? 0 : 1);

@@ -1,0 +1,23 @@
+import { describe, expect, it, vi } from 'vitest';
+import type { Row } from '../src/ipc/bindings/Row';
+
+const openTimeline = vi.fn();
+vi.mock('../src/ipc/api', () => ({ api: { openTimeline: (...a: unknown[]) => openTimeline(...a), pageTimeline: vi.fn() } }));
+const { timeline } = await import('../src/state/timeline.svelte');
+
+const row = (id: number): Row => ({ id, conversation: 'c', seq: id, temp_id: `t${id}`, kind: 'text', own: false, sender_id: 'u', sender: 'lan', text: `m${id}`, reply: null, time: id, status: 'received', cause: '', system: null });
+const update = (revision: number, delta: object) => ({ conversation: 'c', revision, delta, has_before: false, has_after: false, first_unread: null }) as never;
+
+describe('the window', () => {
+  it('applies deltas in order and asks anew when one is missing', async () => {
+    openTimeline.mockResolvedValue(update(10, { type: 'reset', rows: [row(1), row(2)] }));
+    await timeline.open('c', null);
+    timeline.apply(update(11, { type: 'splice', at: 2, remove: 0, rows: [row(3)] }));
+    timeline.apply(update(12, { type: 'patch', at: 0, row: { ...row(1), text: 'changed' } }));
+    expect(timeline.rows.map((r) => r.text)).toEqual(['changed', 'm2', 'm3']);
+    timeline.apply(update(12, { type: 'splice', at: 0, remove: 3, rows: [] }));
+    expect(timeline.rows.length).toBe(3);
+    timeline.apply(update(14, { type: 'splice', at: 0, remove: 3, rows: [] }));
+    expect(openTimeline).toHaveBeenCalledTimes(2);
+  });
+});
