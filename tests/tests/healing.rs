@@ -157,7 +157,9 @@ async fn two_devices_commit_at_once_and_all_agree() -> Result<()> {
             people[1].engine.reset(Some(c), ResetScope::Device, None, PATIENCE),
             people[2].say(c, "meanwhile"),
         );
-        (a?, b?, d?);
+        a?;
+        b?;
+        d?;
     }
     people[0].engine.add_members(c, vec![id(3)?]).await?;
     people[0].engine.add_members(c, vec![id(4)?]).await?;

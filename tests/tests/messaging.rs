@@ -27,7 +27,8 @@ async fn both_write_first_at_once_and_end_in_one_conversation() -> Result<()> {
     let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
     let (a, b) = tokio::join!(alice.direct("bob"), bob.direct("alice"));
     let (ra, rb) = tokio::join!(alice.say(a?, "from alice"), bob.say(b?, "from bob"));
-    (ra?, rb?);
+    ra?;
+    rb?;
     let find = |p: &sc_testkit::Person| p.engine.read(|r| r.conversations()).map(|l| l.into_iter().map(|c| c.id).collect::<Vec<_>>());
     let c = until("one conversation on both sides", || async {
         let (x, y) = (find(&alice)?, find(&bob)?);

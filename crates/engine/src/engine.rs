@@ -776,7 +776,8 @@ impl Engine {
 
     /// Disconnects and stops the tasks. What is in the outbox goes out at the next start.
     pub async fn stop(&self) {
-        if let Some(s) = lock(&self.0.live).take() {
+        let live = lock(&self.0.live).take();
+        if let Some(s) = live {
             s.stop.send_replace(true);
             s.hurry.notify_waiters();
             let mut state = s.state.subscribe();

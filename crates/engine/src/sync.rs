@@ -35,6 +35,9 @@ const BATCH: usize = 100;
 /// An answer on the gateway comes within this, or the connection is taken for dead.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// What the server says to a request.
+type Answer = Result<(), Box<ErrorBody>>;
+
 /// What the tasks of an engine share.
 pub struct Shared {
     /// The writing thread.
@@ -53,7 +56,7 @@ pub struct Shared {
     pub stop: watch::Sender<bool>,
     reader: Arc<Mutex<Reader>>,
     gateway: Mutex<Option<mpsc::Sender<ClientFrame>>>,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<(), Box<ErrorBody>>>>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_request: AtomicU64,
 }
 
@@ -89,18 +92,15 @@ impl Shared {
         })
     }
 
-    /// Reads. Short: the caller's thread waits.
+    /// Reads, on a thread that may wait.
     pub async fn read<A: Send + 'static, T: Send + 'static>(
         &self,
-        f: impl FnOnce(Read<'_>, A) -> StoreResult<T>,
+        f: impl FnOnce(Read<'_>, A) -> StoreResult<T> + Send + 'static,
         arg: A,
     ) -> EngineResult<T> {
-        Ok(f(lock(&self.reader).read(), arg)?)
-    }
-
-    /// Reads from a synchronous caller.
-    pub fn read_now<T>(&self, f: impl FnOnce(Read<'_>) -> StoreResult<T>) -> EngineResult<T> {
-        Ok(f(lock(&self.reader).read())?)
+        let reader = self.reader.clone();
+        let read = tokio::task::spawn_blocking(move || f(lock(&reader).read(), arg)).await;
+        Ok(read.map_err(|_| EngineError::Stopped)??)
     }
 
     /// Sends a request on the gateway and waits for its answer.
@@ -683,13 +683,13 @@ async fn run_one(s: &Arc<Shared>, job: Job) -> bool {
             // Something else of the conversation comes first; it was queued before this job or is on its way.
             let first = s.read(move |r, ()| Ok(r.job(id)?.is_some_and(|j| j.not_before <= now_ms())), ()).await.unwrap_or(false);
             if first {
-                let later =
-                    s.db.write(move |cx| {
-                        Ok(if is_first(cx, id)? {
-                            cx.w.delay_job(id, cx.now + 500)?
-                        })
-                    })
-                    .await;
+                let put_off = move |cx: &mut crate::core::Cx<'_>| {
+                    if is_first(cx, id)? {
+                        cx.w.delay_job(id, cx.now + 500)?;
+                    }
+                    Ok(())
+                };
+                let later = s.db.write(put_off).await;
                 if let Err(cause) = later {
                     tracing::warn!(%cause, "a job could not be put off");
                 }

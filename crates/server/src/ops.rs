@@ -29,6 +29,12 @@ impl Metrics {
         self.storage_failing.store(false, Relaxed);
     }
 
+    /// Batches that were rolled back.
+    #[must_use]
+    pub fn failed_batches(&self) -> u64 {
+        self.failed_batches.load(Relaxed)
+    }
+
     /// A batch was committed or rolled back.
     pub fn batch(&self, operations: usize, ok: bool) {
         self.operations.fetch_add(operations as u64, Relaxed);

@@ -90,6 +90,20 @@ impl World {
         Ok(())
     }
 
+    /// Starts it again with almost no room left on its disk.
+    pub async fn start_full_server(&mut self) -> Result<()> {
+        let size = std::fs::metadata(self.config.data.join("server.db"))?.len();
+        let pages = u32::try_from(size / 4096)? + 40;
+        self.server = Some(Server::start_with(self.config.clone(), pages).await?);
+        Ok(())
+    }
+
+    /// True once the server has met failing storage.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.server.as_ref().is_some_and(|s| s.app.metrics.failed_batches() > 0)
+    }
+
     /// A new person with a first device.
     pub async fn person(&self, name: &str) -> Result<Person> {
         let p = Person::open(&self.dir.path().join(format!("{name}-1")), name).await?;

@@ -355,7 +355,7 @@ fn handshake(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -
             cx.set_group(c.id, None);
             cx.w.undo()?;
             match err {
-                E2eeError::Mls(_) => return Err(err.into()),
+                E2eeError::Mls(_) => Err(err.into()),
                 E2eeError::Policy(reason) => {
                     tracing::warn!(conversation = %c.id, reason, "a group change was refused");
                     cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: reason.to_owned() })?;

@@ -571,15 +571,15 @@ fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
                 if let (Ok(a), Some(current)) = (&result, hub.device(conn.device))
                     && !Arc::ptr_eq(&current, &conn)
                 {
-                    outbound.to_conn(&current, SharedFrame::new(sent_frame(0, a)));
+                    outbound.enqueue(&current, SharedFrame::new(sent_frame(0, a)));
                 }
-                outbound.to_conn(&conn, answer_frame(request_id, result));
+                outbound.enqueue(&conn, answer_frame(request_id, result));
             }
             Effect::Answer(reply, result) => answer_append(reply, result),
             Effect::Deliver { frame, audience, sender } => outbound.deliver(frame, audience, sender),
             Effect::ToDevices(frame, devices) => {
                 for c in hub.devices(devices.iter()) {
-                    outbound.to_conn(&c, frame.clone());
+                    outbound.enqueue(&c, frame.clone());
                 }
             }
             other => {
@@ -599,17 +599,20 @@ fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
     outbound.flush();
 }
 
+/// An audience and its connections.
+type Targets = (Arc<[DeviceId]>, Arc<Vec<Arc<Conn>>>);
+
 /// Collects a batch's frames per connection, so that each connection is locked and woken once.
 struct Outbound<'a> {
     hub: &'a Hub,
     /// By address of the audience, which is kept alive beside it.
-    targets: HashMap<usize, (Arc<[DeviceId]>, Arc<Vec<Arc<Conn>>>)>,
+    targets: HashMap<usize, Targets>,
     /// By address of the connection: a device may have had another one.
     queued: HashMap<usize, (Arc<Conn>, Vec<Arc<SharedFrame>>)>,
 }
 
 impl Outbound<'_> {
-    fn to_conn(&mut self, conn: &Arc<Conn>, frame: Arc<SharedFrame>) {
+    fn enqueue(&mut self, conn: &Arc<Conn>, frame: Arc<SharedFrame>) {
         self.queued.entry(Arc::as_ptr(conn) as usize).or_insert_with(|| (conn.clone(), Vec::new())).1.push(frame);
     }
 
@@ -618,7 +621,7 @@ impl Outbound<'_> {
         let key = Arc::as_ptr(&audience).cast::<DeviceId>() as usize;
         let targets = self.targets.entry(key).or_insert_with(|| (audience.clone(), Arc::new(hub.devices(audience.iter())))).1.clone();
         for c in targets.iter().filter(|c| c.device != sender) {
-            self.to_conn(c, frame.clone());
+            self.enqueue(c, frame.clone());
         }
     }
 

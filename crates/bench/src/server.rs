@@ -1,0 +1,234 @@
+//! The server under load over real sockets. The generator shares the cores.
+#![allow(clippy::indexing_slicing)]
+
+use crate::percentiles;
+use anyhow::{Context as _, Result, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use sc_protocol::frame::{ClientFrame, Encoding, SUBPROTOCOL_MSGPACK, ServerFrame};
+use sc_protocol::rest::SendMessage;
+use sc_protocol::{Blob, ConversationId, TempId};
+use sc_testkit::{Person, World};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+const PAIRS: usize = 100;
+const WINDOW: usize = 16;
+const SECONDS: u64 = 8;
+
+struct Seat {
+    token: String,
+}
+
+async fn connect(world: &World, seat: &Seat) -> Result<Socket> {
+    let mut request = format!("ws://{}/v1/gateway", world.addr).into_client_request()?;
+    request.headers_mut().insert("authorization", format!("Bearer {}", seat.token).parse()?);
+    request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL_MSGPACK.parse()?);
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await?;
+    let sync = Encoding::MsgPack.encode(&ClientFrame::Sync { cursors: Vec::new(), done: true })?;
+    socket.send(Message::binary(sync)).await?;
+    while !matches!(next(&mut socket).await?, ServerFrame::CaughtUp {}) {}
+    Ok(socket)
+}
+
+async fn next(socket: &mut Socket) -> Result<ServerFrame> {
+    loop {
+        match socket.next().await.context("the server closed the connection")?? {
+            Message::Binary(b) => return Ok(Encoding::MsgPack.decode(&b)?),
+            Message::Close(f) => bail!("closed: {f:?}"),
+            _ => {}
+        }
+    }
+}
+
+fn message(id: ConversationId, epoch: u64, request_id: u64) -> Result<Message> {
+    let message =
+        SendMessage { conversation_id: id, temp_id: TempId::generate(), epoch, generation: 0, payload: Blob::from(vec![0x5a; 512]) };
+    Ok(Message::binary(Encoding::MsgPack.encode(&ClientFrame::SendMessage { request_id, message })?))
+}
+
+/// Accounts, conversations, then load.
+pub async fn run() -> Result<()> {
+    let world = Arc::new(
+        World::with(|c| {
+            c.send_rate = 1_000_000;
+            c.send_burst = 1_000_000;
+            c.access_token_seconds = 7_200;
+            c.connections_per_user = 4_000;
+        })
+        .await?,
+    );
+    println!("making {} accounts and {PAIRS} conversations …", 2 * PAIRS);
+    let mut people = Vec::new();
+    for i in 0..2 * PAIRS {
+        people.push(world.person(&format!("user{i}")).await?);
+    }
+    let mut pairs = Vec::new();
+    for i in 0..PAIRS {
+        let (a, b) = (&people[2 * i], &people[2 * i + 1]);
+        let c = a.direct(&b.name).await?;
+        a.say(c, "start").await?;
+        b.sees(c, "start").await?;
+        pairs.push((c, epoch(a, c).await?));
+    }
+    let mut ids = Vec::new();
+    for p in people.iter().take(PAIRS).skip(1) {
+        ids.push(p.id()?);
+    }
+    for p in people.iter().take(PAIRS).skip(1) {
+        people[0].engine.find_user(&p.name).await?;
+    }
+    let group = people[0].engine.create_group("hundred", ids).await?;
+    people[0].say(group, "start").await?;
+    for p in people.iter().take(PAIRS).skip(1) {
+        p.sees(group, "start").await?;
+    }
+    let group_epoch = epoch(&people[0], group).await?;
+    let mut seats = Vec::new();
+    for p in people {
+        let token = p.engine.http()?.access_token()?;
+        p.engine.stop().await;
+        seats.push(Seat { token });
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    sequential(&world, &seats, pairs[0]).await?;
+    throughput(&world, &seats, &pairs).await?;
+    fan_out(&world, &seats, (group, group_epoch)).await?;
+    logins(&world, &seats).await
+}
+
+async fn epoch(p: &Person, c: ConversationId) -> Result<u64> {
+    Ok(p.engine.authenticator(c).await?.context("a group")?.0)
+}
+
+async fn sequential(world: &World, seats: &[Seat], (id, epoch): (ConversationId, u64)) -> Result<()> {
+    let mut socket = connect(world, &seats[0]).await?;
+    let mut times = Vec::new();
+    for i in 1..=3_000u64 {
+        let m = message(id, epoch, i)?;
+        let t = Instant::now();
+        socket.send(m).await?;
+        loop {
+            match next(&mut socket).await? {
+                ServerFrame::MessageSent { request_id, .. } if request_id == i => break,
+                ServerFrame::Error { error, .. } => bail!("{error}"),
+                _ => {}
+            }
+        }
+        times.push(t.elapsed().as_secs_f64() * 1000.0);
+    }
+    let (p50, p99) = percentiles(times);
+    println!("sequential durable ack: p50 {p50:.2} ms, p99 {p99:.2} ms");
+    Ok(())
+}
+
+async fn throughput(world: &Arc<World>, seats: &[Seat], pairs: &[(ConversationId, u64)]) -> Result<()> {
+    let (acked, delivered, disorder) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let end = Instant::now() + Duration::from_secs(SECONDS);
+    let mut tasks = Vec::new();
+    for (i, (id, epoch)) in pairs.iter().copied().enumerate() {
+        let mut receiver = connect(world, &seats[2 * i + 1]).await?;
+        let (delivered, disorder) = (delivered.clone(), disorder.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut last = 0;
+            while let Ok(Ok(frame)) = tokio::time::timeout_at((end + Duration::from_secs(3)).into(), next(&mut receiver)).await {
+                if let ServerFrame::NewMessage(e) = frame {
+                    if last != 0 && e.seq != last + 1 {
+                        disorder.fetch_add(1, Relaxed);
+                    }
+                    last = e.seq;
+                    delivered.fetch_add(1, Relaxed);
+                }
+            }
+            Ok::<(), anyhow::Error>(())
+        }));
+        let mut sender = connect(world, &seats[2 * i]).await?;
+        let acked = acked.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut n = 0;
+            for _ in 0..WINDOW {
+                n += 1;
+                sender.feed(message(id, epoch, n)?).await?;
+            }
+            sender.flush().await?;
+            let mut outstanding = WINDOW;
+            while outstanding > 0 {
+                match next(&mut sender).await? {
+                    ServerFrame::MessageSent { request_id, .. } if request_id > 0 => {
+                        acked.fetch_add(1, Relaxed);
+                        if Instant::now() < end {
+                            n += 1;
+                            sender.send(message(id, epoch, n)?).await?;
+                        } else {
+                            outstanding -= 1;
+                        }
+                    }
+                    ServerFrame::Error { error, .. } => bail!("{error}"),
+                    _ => {}
+                }
+            }
+            Ok(())
+        }));
+    }
+    let start = Instant::now();
+    for t in tasks {
+        t.await??;
+    }
+    let _ = start;
+    let (a, d, x) = (acked.load(Relaxed), delivered.load(Relaxed), disorder.load(Relaxed));
+    println!("1:1, {PAIRS} pairs x {WINDOW}: {} acked durable messages/s ({a} acked, {d} delivered, {x} out of order)", a / SECONDS);
+    Ok(())
+}
+
+async fn fan_out(world: &Arc<World>, seats: &[Seat], (id, epoch): (ConversationId, u64)) -> Result<()> {
+    let delivered = Arc::new(AtomicU64::new(0));
+    let end = Instant::now() + Duration::from_secs(SECONDS);
+    for seat in seats.iter().take(PAIRS).skip(1) {
+        let mut socket = connect(world, seat).await?;
+        let delivered = delivered.clone();
+        tokio::spawn(async move {
+            // Counted without decoding: the generator shares the cores with the server.
+            while let Some(Ok(m)) = socket.next().await {
+                if m.is_binary() && Instant::now() < end {
+                    delivered.fetch_add(1, Relaxed);
+                }
+            }
+        });
+    }
+    let mut sender = connect(world, &seats[0]).await?;
+    let (begin, before) = (Instant::now(), delivered.load(Relaxed));
+    let mut n = 0;
+    for _ in 0..WINDOW {
+        n += 1;
+        sender.feed(message(id, epoch, n)?).await?;
+    }
+    sender.flush().await?;
+    while Instant::now() < end {
+        if let ServerFrame::MessageSent { request_id: 1.., .. } = next(&mut sender).await? {
+            n += 1;
+            sender.send(message(id, epoch, n)?).await?;
+        }
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let rate = (delivered.load(Relaxed) - before) as f64 / begin.elapsed().as_secs_f64();
+    println!("group of {PAIRS}, one sender, window {WINDOW}: {rate:.0} deliveries/s");
+    Ok(())
+}
+
+async fn logins(world: &Arc<World>, seats: &[Seat]) -> Result<()> {
+    let start = Instant::now();
+    let mut done = 0u32;
+    while start.elapsed() < Duration::from_secs(4) {
+        let batch: Vec<_> = seats.iter().take(50).map(|s| connect(world, s)).collect();
+        for r in futures_util::future::join_all(batch).await {
+            drop(r?);
+            done += 1;
+        }
+    }
+    println!("connections with token, authenticated and caught up: {:.0}/s", f64::from(done) / start.elapsed().as_secs_f64());
+    Ok(())
+}

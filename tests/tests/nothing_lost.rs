@@ -1,0 +1,186 @@
+//! Processes are killed at random moments; every message shown as sent arrives exactly once, in the same order.
+//!
+//! The programs are real and are killed with SIGKILL. `SECURECONNECT_SEED` replays a run.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use anyhow::{Context as _, Result, bail};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha20Rng;
+use sc_engine::profile::{self, Opening};
+use sc_engine::{Engine, EngineError};
+use sc_store::model::Status;
+use sc_testkit::{PASSPHRASE, Person, World, password, until};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+fn program(name: &str) -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let path = exe.parent().and_then(Path::parent).context("target folder")?.join(name);
+    if !path.exists() {
+        bail!("{} is missing: cargo xtask test builds it first", path.display());
+    }
+    Ok(path)
+}
+
+fn rng() -> ChaCha20Rng {
+    let seed = std::env::var("SECURECONNECT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    ChaCha20Rng::seed_from_u64(seed)
+}
+
+struct Server(Child);
+
+impl Server {
+    fn start(data: &Path, listen: &str) -> Result<(Self, String)> {
+        let mut child = Command::new(program("secureconnect-server")?)
+            .args(["serve", "--listen", listen, "--data"])
+            .arg(data)
+            .env("RUST_LOG", "error")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+        let url = line.trim().strip_prefix("listening on ").context("the server starts")?.to_owned();
+        Ok((Self(child), url))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn person(dir: &Path, url: &str, name: &str) -> Result<Person> {
+    let folder = dir.join(name);
+    let Opening::Open(p) = profile::open(&folder, Some(PASSPHRASE), false)? else { bail!("the profile opens") };
+    let engine = Engine::start(*p).await?;
+    engine.register(url, name, &password(name), "laptop").await?;
+    let p = Person { name: name.to_owned(), dir: folder, engine };
+    p.online().await?;
+    Ok(p)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_kills_of_the_server_lose_double_and_reorder_nothing() -> Result<()> {
+    let mut rng = rng();
+    let dir = tempfile::tempdir()?;
+    let (mut server, url) = Server::start(&dir.path().join("server"), "127.0.0.1:0")?;
+    let listen = url.trim_start_matches("http://").to_owned();
+    let (alice, bob) = (person(dir.path(), &url, "alice").await?, person(dir.path(), &url, "bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "start").await?;
+    bob.sees(c, "start").await?;
+    let (mut a, mut b) = (0, 0);
+    for _ in 0..50 {
+        for _ in 0..rng.gen_range(1..6) {
+            if rng.gen_bool(0.5) {
+                alice.say(c, &format!("a{a}")).await?;
+                a += 1;
+            } else {
+                bob.say(c, &format!("b{b}")).await?;
+                b += 1;
+            }
+        }
+        // Pacing of the fault, not a wait for a condition.
+        tokio::time::sleep(Duration::from_millis(rng.gen_range(0..60))).await;
+        drop(server);
+        server = Server::start(&dir.path().join("server"), &listen)?.0;
+        alice.engine.network_changed();
+        bob.engine.network_changed();
+        if rng.gen_bool(0.3) {
+            alice.online().await?;
+        }
+    }
+    alice.settle().await?;
+    bob.settle().await?;
+    let total = 1 + a + b;
+    until("both have everything", || async { Ok((alice.texts(c)?.len() >= total && bob.texts(c)?.len() >= total).then_some(())) }).await?;
+    let texts = alice.texts(c)?;
+    assert_eq!(texts, bob.texts(c)?, "the same order on both sides, nothing twice");
+    assert_eq!(texts.len(), total);
+    let of = |p: char| texts.iter().filter(|t| t.starts_with(p) && t[1..].parse::<usize>().is_ok()).cloned().collect::<Vec<_>>();
+    assert_eq!(of('a'), (0..a).map(|i| format!("a{i}")).collect::<Vec<_>>(), "each sender's order is kept");
+    assert_eq!(of('b'), (0..b).map(|i| format!("b{i}")).collect::<Vec<_>>());
+    drop(server);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_of_a_client_lose_nothing_it_has_shown() -> Result<()> {
+    let mut rng = rng();
+    let dir = tempfile::tempdir()?;
+    let (server, url) = Server::start(&dir.path().join("server"), "127.0.0.1:0")?;
+    let bob = person(dir.path(), &url, "bob").await?;
+    let alice = person(dir.path(), &url, "alice").await?;
+    let c = alice.direct("bob").await?;
+    alice.say(c, "start").await?;
+    alice.settle().await?;
+    let profile = alice.dir.clone();
+    alice.engine.stop().await;
+    drop(alice);
+    until("the profile is free", || async {
+        match profile::open(&profile, Some(PASSPHRASE), false) {
+            Err(EngineError::InUse) => Ok(None),
+            other => Ok(Some(drop(other?))),
+        }
+    })
+    .await?;
+    for i in 0..20 {
+        let mut child = Command::new(program("secureconnect-cli")?)
+            .args(["--json", "--server", &url, "--profile"])
+            .arg(&profile)
+            .args(["send", &c.to_string(), &format!("k{i}"), "--wait"])
+            .env("SECURECONNECT_PASSPHRASE", PASSPHRASE)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        tokio::time::sleep(Duration::from_millis(rng.gen_range(60..260))).await;
+        child.kill()?;
+        child.wait()?;
+    }
+    let alice = Person::open(&profile, "alice").await?;
+    let shown = alice.texts(c)?;
+    alice.online().await?;
+    alice.settle().await?;
+    bob.sees(c, shown.last().unwrap()).await?;
+    assert_eq!(alice.texts(c)?, bob.texts(c)?, "what was shown has arrived once, in order");
+    assert!(alice.rows(c)?.iter().filter(|m| m.body.starts_with('k')).all(|m| m.status == Status::Sent));
+    assert!(shown.len() > 1, "some of the twenty got far enough to be shown");
+    drop(server);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_takes_nothing_it_cannot_keep_and_loses_nothing() -> Result<()> {
+    let mut world = World::new().await?;
+    let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "start").await?;
+    bob.sees(c, "start").await?;
+    alice.settle().await?;
+    world.stop_server().await;
+    world.start_full_server().await?;
+    alice.engine.network_changed();
+    bob.engine.network_changed();
+    for i in 0..150 {
+        alice.say(c, &format!("{i} {}", "x".repeat(3_000))).await?;
+    }
+    until("the server says that its disk is full", || async {
+        Ok(alice.rows(c)?.iter().any(|m| m.status == Status::Pending).then_some(()).filter(|()| world.is_degraded()))
+    })
+    .await?;
+    let sent = alice.rows(c)?.iter().filter(|m| m.status == Status::Sent).count();
+    assert!(sent < 151, "not everything fits");
+    world.stop_server().await;
+    world.start_server().await?;
+    alice.engine.network_changed();
+    bob.engine.network_changed();
+    alice.settle().await?;
+    until("bob has everything", || async { Ok((bob.texts(c)?.len() == 151).then_some(())) }).await?;
+    assert_eq!(alice.texts(c)?, bob.texts(c)?);
+    Ok(())
+}
