@@ -90,7 +90,7 @@ async fn a_device_list_that_goes_back_is_refused() -> Result<()> {
     Ok(())
 }
 
-async fn last_seq(p: &sc_testkit::Person, c: ConversationId) -> Result<u64> {
+fn last_seq(p: &sc_testkit::Person, c: ConversationId) -> Result<u64> {
     Ok(p.engine.read(|r| r.conversation(c))?.unwrap().last_seq)
 }
 
@@ -102,7 +102,7 @@ async fn a_message_the_server_plays_again_is_not_shown_again() -> Result<()> {
     alice.say(c, "pay me 100").await?;
     bob.sees(c, "pay me 100").await?;
     alice.settle().await?;
-    let seq = last_seq(&alice, c).await?;
+    let seq = last_seq(&alice, c)?;
     let replay = "INSERT INTO log (conversation_id, seq, kind, generation, epoch, sender_user, sender_device, temp_id, sent_at, payload) \
                   SELECT conversation_id, seq + 1, kind, generation, epoch, sender_user, sender_device, $1, sent_at, payload FROM log \
                   WHERE conversation_id = $2 AND kind = 0 ORDER BY seq DESC LIMIT 1";
@@ -110,7 +110,7 @@ async fn a_message_the_server_plays_again_is_not_shown_again() -> Result<()> {
     world.stop_server().await;
     world.start_server().await?;
     bob.engine.network_changed();
-    until("bob has met the entry", || async { Ok((last_seq(&bob, c).await? > seq).then_some(())) }).await?;
+    until("bob has met the entry", || async { Ok((last_seq(&bob, c)? > seq).then_some(())) }).await?;
     assert_eq!(bob.texts(c)?, ["pay me 100"]);
     bob.say(c, "still fine").await?;
     alice.engine.network_changed();

@@ -125,7 +125,10 @@ async fn twenty_kills_of_a_client_lose_nothing_it_has_shown() -> Result<()> {
     until("the profile is free", || async {
         match profile::open(&profile, Some(PASSPHRASE), false) {
             Err(EngineError::InUse) => Ok(None),
-            other => Ok(Some(drop(other?))),
+            other => {
+                drop(other?);
+                Ok(Some(()))
+            }
         }
     })
     .await?;

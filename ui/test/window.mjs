@@ -98,6 +98,7 @@ try {
     await click('open-new');
     await type('new-name', 'lan');
     await click('new-direct');
+    await until('the sheet is closed', async () => !(await script("return Boolean(document.querySelector('[data-testid=new-sheet]'))")));
     await type('composer', 'Chao Lan');
     await click('send');
     await until('the message is sent', () => find('[data-testid=message][data-status=sent]'));

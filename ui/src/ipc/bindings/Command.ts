@@ -149,7 +149,11 @@ user: string,
 /**
  * Compared, or not.
  */
-verified: boolean, } | { "type": "accept_identity", 
+verified: boolean, 
+/**
+ * The number that was shown.
+ */
+number: string, } | { "type": "accept_identity", 
 /**
  * Whose.
  */
