@@ -25,6 +25,9 @@ static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Opens the writing connection and brings the schema up to date.
 pub async fn open_writer(o: &Options) -> Result<SqliteConnection, sqlx::Error> {
+    // The linked SQLite is SQLCipher: libcrypto's exit handler would free what the connections' threads still use.
+    #[cfg(target_os = "linux")]
+    openssl_sys::init();
     let synchronous = sqlx::sqlite::SqliteSynchronous::from_str(&o.synchronous)?;
     let mut options = SqliteConnectOptions::new()
         .filename(&o.path)

@@ -79,7 +79,15 @@ pub type DatabaseKey = Zeroizing<[u8; 32]>;
 
 const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
 
+/// SQLCipher uses libcrypto, whose exit handler frees what other threads still use: a program that ends while its store is
+/// open would crash. The first initialisation decides; this one asks for no handler.
+fn init_crypto() {
+    #[cfg(target_os = "linux")]
+    openssl_sys::init();
+}
+
 fn open(path: &Path, key: &DatabaseKey, flags: OpenFlags) -> StoreResult<Connection> {
+    init_crypto();
     let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     let hex: Zeroizing<String> = Zeroizing::new(key.iter().map(|b| format!("{b:02x}")).collect());
     conn.execute_batch(&Zeroizing::new(format!("PRAGMA key = \"x'{}'\";", *hex)))?;
