@@ -454,6 +454,12 @@ impl Write<'_> {
         self.run("DELETE FROM outbox WHERE id = ?1", [id]).map(|_| ())
     }
 
+    /// Jobs of that kind with that body are not needed any more.
+    pub fn delete_jobs_with(&self, id: ConversationId, kind: &str, body: &[u8]) -> StoreResult<()> {
+        self.run("DELETE FROM outbox WHERE conversation_id = ?1 AND kind = ?2 AND body = ?3", params![id.as_bytes(), kind, body])
+            .map(|_| ())
+    }
+
     /// A job is done, by its idempotency key.
     pub fn delete_job_by_temp_id(&self, temp_id: TempId) -> StoreResult<()> {
         self.run("DELETE FROM outbox WHERE temp_id = ?1", [temp_id.as_bytes()]).map(|_| ())

@@ -486,6 +486,8 @@ fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> 
     cx.w.set_group(c.id, e.generation, suite)?;
     cx.w.set_state(c.id, ConversationState::Active)?;
     cx.w.set_needs_rejoin(c.id, false)?;
+    // What waited for this Welcome would only hold up what is written next.
+    cx.w.delete_jobs_with(c.id, kind::REJOIN, &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
     for l in &leaves {
         cx.pin(l.user, &l.identity_key, None)?;
         cx.w.trust(c.id, l.user)?;
