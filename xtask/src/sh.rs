@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 /// The repository.
 pub fn root() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // At run time where cargo says it: a target folder may be shared by several clones.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     Ok(manifest.parent().context("xtask is inside the repository")?.to_owned())
 }
 

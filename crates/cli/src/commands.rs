@@ -171,6 +171,10 @@ impl Cli<'_> {
 
     async fn name(&self, user: UserId) -> Result<String, AppError> {
         let engine = self.engine()?;
+        // System lines are nobody's.
+        if user.0.is_nil() {
+            return Ok(String::new());
+        }
         if engine.own_user()? == user {
             return Ok(self.app.state().username.unwrap_or_default());
         }
