@@ -106,6 +106,7 @@ try {
     assert(heard.text === 'Chao Lan', 'Lan hears it');
     await cli(bin, 'lan', srv.url, ['send', 'minh', 'Chào Minh, gặp nhau ở Hồ Gươm nhé!', '--wait']);
     await until('the answer is drawn', async () => (await text()).includes('Hồ Gươm'));
+    await until('the bar knows that it is online', () => find('[data-testid=connection][data-state=online]'), 5_000);
     await shot('conversation');
   });
   await step('the safety number is the one Lan sees', async () => {

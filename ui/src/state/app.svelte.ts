@@ -31,7 +31,11 @@ class AppModel {
     window.addEventListener('online', () => void api.networkChanged().catch(() => undefined));
   }
 
-  #apply(state: AppState): void {
+  /** Once the connection is told by events, answers to commands (which may be older) say nothing about it. */
+  #connectionTold = false;
+
+  #apply(answer: AppState): void {
+    const state = this.#connectionTold && this.state ? { ...answer, connection: this.state.connection } : answer;
     const entered = state.phase === 'ready' && this.state?.phase !== 'ready';
     this.state = state;
     const root = document.documentElement;
@@ -62,8 +66,10 @@ class AppModel {
 
   async #event(e: AppEvent): Promise<void> {
     if (e.type === 'state') this.#apply(e.state);
-    else if (e.type === 'connection' && this.state) this.state = { ...this.state, connection: e.connection };
-    else if (e.type === 'list') await this.refreshList();
+    else if (e.type === 'connection' && this.state) {
+      this.#connectionTold = true;
+      this.state = { ...this.state, connection: e.connection };
+    } else if (e.type === 'list') await this.refreshList();
     else if (e.type === 'conversation' && e.conversation === this.openId) await this.#refreshOpen();
     else if (e.type === 'moved' && e.from === this.openId) await this.select(e.to);
     else if (e.type === 'timeline') timeline.apply(e.update);
