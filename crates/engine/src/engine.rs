@@ -1,23 +1,26 @@
 //! The handle the app holds: commands in, events out. Every command is one transaction or one request; nothing blocks.
 
-use crate::account::{self, Account};
+mod devices;
+mod reset;
+
+pub use reset::{Preview, Report, ResetScope};
+
+use crate::account::Account;
 use crate::api::Api;
-use crate::core::inbox::queue_rejoin;
 use crate::core::{Db, outbox};
 use crate::jobs::{self, People, kind};
 use crate::profile::{Parts, Profile};
 use crate::sync::{self, Shared};
 use crate::{EngineError, EngineResult};
 use sc_e2ee::content::Content;
-use sc_e2ee::identity::{AccountIdentity, DeviceKeys, link_code};
+use sc_e2ee::identity::AccountIdentity;
 use sc_e2ee::safety::SafetyNumber;
 use sc_protocol::frame::ClientFrame;
-use sc_protocol::identity::DeviceList;
-use sc_protocol::rest::{ApproveDevice, ConversationKind, DeviceInfo, Empty, PutDeviceList, Session, UserInfo};
-use sc_protocol::{Blob, ConversationId, DeviceId, ErrorCode, TempId, UserId, limits, suite};
-use sc_store::model::{Contact, Conversation, ConversationState, IdentityChange, MessageRow};
+use sc_protocol::rest::{ConversationKind, Session, UserInfo};
+use sc_protocol::{ConversationId, ErrorCode, TempId, UserId, limits, suite};
+use sc_store::model::{Contact, Conversation, IdentityChange, MessageRow};
 use sc_store::{Read, Reader, StoreResult};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,9 +28,6 @@ use tokio::sync::{broadcast, watch};
 
 const ACCOUNT: &str = "account";
 const SESSION: &str = "session";
-/// A new identity that is being posted.
-const NEXT_ACCOUNT: &str = "account_next";
-
 /// Something changed; sent after the commit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
@@ -58,52 +58,6 @@ pub enum ConnectionState {
     Offline,
     /// The session has ended; log in again.
     LoggedOut(ErrorCode),
-}
-
-/// What is to be reset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResetScope {
-    /// This device's session in the conversation (level 1).
-    Device,
-    /// The session of everyone in the conversation (level 2).
-    Conversation,
-    /// The account's identity (level 3).
-    Identity,
-}
-
-/// What a reset will do; said before it is done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Preview {
-    /// What is to be reset.
-    pub scope: ResetScope,
-    /// Conversations that are touched.
-    pub conversations: u32,
-    /// People who are told.
-    pub people: u32,
-    /// Messages that could not be read, and will be asked for again.
-    pub unreadable: u32,
-    /// Safety numbers change for everybody.
-    pub safety_numbers_change: bool,
-    /// The history on this device stays readable. Always true; a test holds it to that.
-    pub history_kept: bool,
-    /// The password is asked for.
-    pub needs_password: bool,
-}
-
-/// What a reset has done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// What was reset.
-    pub scope: ResetScope,
-    /// Conversations that work again.
-    pub repaired: u32,
-    /// Conversations that do not, yet; the app goes on trying.
-    pub waiting: u32,
-    /// Messages that are readable again.
-    pub recovered: u32,
-    /// Messages that are still being asked for.
-    pub requested: u32,
 }
 
 struct Inner {
@@ -241,131 +195,6 @@ impl Engine {
     #[must_use]
     pub fn db(&self) -> &Db {
         &self.0.db
-    }
-
-    /// Makes a new account with this as its first device.
-    pub async fn register(&self, server: &str, username: &str, password: &str, device_name: &str) -> EngineResult<()> {
-        if self.account().is_some() {
-            return Err(EngineError::invalid("LOGGED_IN", "This profile has an account already."));
-        }
-        let (account, session) = account::register(&Api::new(server)?, username, password, device_name).await?;
-        self.store_account(&account, &session).await?;
-        self.go_live(account, Some(session)).await
-    }
-
-    /// Logs in: this device again, or as a new device of the account that then waits for approval. Returns the code to
-    /// compare when it waits.
-    pub async fn login(&self, server: &str, username: &str, password: &str, device_name: &str) -> EngineResult<Option<String>> {
-        if let Some(known) = self.account() {
-            if known.username != username {
-                return Err(EngineError::invalid("LOGGED_IN", "This profile belongs to another account."));
-            }
-            let shared = self.shared()?;
-            let session = account::login(&shared.api, username, password, &known.device, device_name).await?;
-            self.store_account(&known, &session).await?;
-            shared.api.set_session(session).await?;
-            shared.hurry.notify_waiters();
-            return Ok(known.identity.is_none().then(|| code(&known)));
-        }
-        let api = Api::new(server)?;
-        let device = DeviceKeys::generate(&mut rand::rngs::OsRng);
-        let session = account::login(&api, username, password, &device, device_name).await?;
-        let api = self.api(server, Some(session.clone()))?;
-        let account = account::pending_account(&api, &session, device).await?;
-        self.store_account(&account, &session).await?;
-        let code = code(&account);
-        self.go_live(account, Some(session)).await?;
-        Ok(Some(code))
-    }
-
-    /// The code this device shows while it waits to be linked.
-    #[must_use]
-    pub fn waiting_code(&self) -> Option<String> {
-        self.account().filter(|a| a.identity.is_none()).map(|a| code(&a))
-    }
-
-    /// Asks whether this device was approved; once it was, it connects.
-    pub async fn poll_link(&self) -> EngineResult<bool> {
-        let account = self.account().ok_or(EngineError::Locked("Log in first."))?;
-        if account.identity.is_some() {
-            return Ok(true);
-        }
-        let shared = self.shared()?;
-        let Some(identity) = account::poll_link(&shared.api, &account).await? else { return Ok(false) };
-        let account = Account { identity: Some(*identity.seed()), ..account };
-        self.become_device(account).await?;
-        Ok(true)
-    }
-
-    /// Goes on as another device of the account: after linking, after a new identity.
-    async fn become_device(&self, account: Account) -> EngineResult<()> {
-        let shared = self.shared()?;
-        shared.stop.send_replace(true);
-        let session = shared.api.session();
-        let a = cbor(&account)?;
-        self.0.db.write(move |cx| Ok(cx.w.set_meta(ACCOUNT, &a)?)).await?;
-        self.0.db.set_own(Some(account.own())).await?;
-        let api = self.api(&account.server, session)?;
-        let fresh = shared.successor(api, account.own());
-        *lock(&self.0.account) = Some(account);
-        *lock(&self.0.live) = Some(fresh.clone());
-        tokio::spawn(sync::run_gateway(fresh.clone()));
-        tokio::spawn(sync::run_outbox(fresh));
-        let _ = self.0.events.send(Event::Devices);
-        Ok(())
-    }
-
-    /// The account's devices.
-    pub async fn devices(&self) -> EngineResult<Vec<DeviceInfo>> {
-        self.shared()?.api.get("/v1/devices").await
-    }
-
-    /// The code a waiting device shows.
-    pub fn code_of(&self, d: &DeviceInfo) -> EngineResult<String> {
-        let own = self
-            .shared()?
-            .own
-            .identity
-            .as_ref()
-            .map(AccountIdentity::public)
-            .ok_or(EngineError::Locked("This device is not linked yet."))?;
-        Ok(link_code(self.own_user()?, d.device_id, d.signature_key.as_slice(), d.link_key.as_slice(), &own))
-    }
-
-    /// Approves a device whose code was compared.
-    pub async fn approve_device(&self, device: DeviceId, shown: &str) -> EngineResult<()> {
-        let shared = self.shared()?;
-        let identity = shared.own.identity.clone().ok_or(EngineError::Locked("This device is not linked yet."))?;
-        let waiting = self.devices().await?.into_iter().find(|d| d.device_id == device && d.pending);
-        let waiting = waiting.ok_or_else(|| EngineError::invalid("NOT_FOUND", "No such device waits for approval."))?;
-        let digits = |s: &str| s.chars().filter(char::is_ascii_digit).collect::<String>();
-        if digits(&self.code_of(&waiting)?) != digits(shown) {
-            return Err(EngineError::invalid("WRONG_CODE", "The code is not the one the new device shows. Do not approve it."));
-        }
-        let mut list = account::own_list(&shared.api, &shared.own).await?;
-        let key = |b: &Blob| -> EngineResult<[u8; 32]> {
-            b.as_slice().try_into().map_err(|_| EngineError::invalid("IDENTITY_MISMATCH", "The device's keys are malformed."))
-        };
-        list.version += 1;
-        list.devices.push((device, key(&waiting.signature_key)?));
-        let sealed = identity.seal_for(&key(&waiting.link_key)?, &mut rand::rngs::OsRng)?;
-        let body = ApproveDevice { device_list: Blob::from(identity.sign_list(&list)), sealed_identity: Blob::from(sealed) };
-        let _: Empty = shared.api.post(&format!("/v1/devices/{device}/approve"), &body).await?;
-        let _ = self.0.events.send(Event::Devices);
-        Ok(())
-    }
-
-    /// Removes a device from the account.
-    pub async fn revoke_device(&self, device: DeviceId) -> EngineResult<()> {
-        let shared = self.shared()?;
-        let identity = shared.own.identity.clone().ok_or(EngineError::Locked("This device is not linked yet."))?;
-        let list = account::own_list(&shared.api, &shared.own).await?;
-        let devices = list.devices.into_iter().filter(|(d, _)| *d != device).collect();
-        let list = DeviceList { version: list.version + 1, devices, ..list };
-        let body = PutDeviceList { device_list: Blob::from(identity.sign_list(&list)) };
-        let _: Empty = shared.api.put("/v1/devices/list", &body).await?;
-        let _ = self.0.events.send(Event::Devices);
-        Ok(())
     }
 
     /// Finds somebody by name; what the server says is checked against what is pinned.
@@ -556,174 +385,6 @@ impl Engine {
             .await
     }
 
-    /// What a reset would do.
-    pub fn preview_reset(&self, id: Option<ConversationId>, scope: ResetScope) -> EngineResult<Preview> {
-        let own = self.own_user()?;
-        self.read(|r| {
-            let all = r.conversations()?;
-            let touched: Vec<Conversation> = all
-                .into_iter()
-                .filter(|c| scope == ResetScope::Identity || Some(c.id) == id)
-                .filter(|c| c.state != ConversationState::Left)
-                .collect();
-            let mut people: Vec<UserId> =
-                touched.iter().flat_map(|c| c.roster.iter().map(|m| m.user_id).chain(c.peer)).filter(|u| *u != own).collect();
-            people.sort_unstable();
-            people.dedup();
-            let mut unreadable = 0;
-            for c in &touched {
-                unreadable += r.undecryptable(c.id)?.len();
-            }
-            let identity = scope == ResetScope::Identity;
-            Ok(Preview {
-                scope,
-                conversations: u32::try_from(touched.len()).unwrap_or(u32::MAX),
-                people: u32::try_from(people.len()).unwrap_or(u32::MAX),
-                unreadable: u32::try_from(unreadable).unwrap_or(u32::MAX),
-                safety_numbers_change: identity,
-                history_kept: true,
-                needs_password: identity,
-            })
-        })
-    }
-
-    /// Resets and waits for the result, at most `patience`; what is not done by then goes on by itself.
-    pub async fn reset(
-        &self,
-        id: Option<ConversationId>,
-        scope: ResetScope,
-        password: Option<&str>,
-        patience: Duration,
-    ) -> EngineResult<Report> {
-        let unreadable = |e: &Self, id: Option<ConversationId>| {
-            e.read(|r| {
-                let mut n = 0;
-                for c in r.conversations()?.iter().filter(|c| id.is_none() || Some(c.id) == id) {
-                    n += r.undecryptable(c.id)?.len();
-                }
-                Ok(n)
-            })
-        };
-        let before = unreadable(self, id)?;
-        let targets = match (scope, id) {
-            (ResetScope::Identity, _) => self.reset_identity(password).await?,
-            (_, None) => return Err(EngineError::invalid("NOT_FOUND", "Name the conversation to reset.")),
-            (ResetScope::Device, Some(id)) => {
-                self.0
-                    .db
-                    .write(move |cx| {
-                        let c = cx.conversation(id)?;
-                        outbox_guard(&c)?;
-                        queue_rejoin(cx, &c)
-                    })
-                    .await?;
-                vec![id]
-            }
-            (ResetScope::Conversation, Some(id)) => {
-                self.0
-                    .db
-                    .write(move |cx| {
-                        outbox_guard(&cx.conversation(id)?)?;
-                        if !cx.r().has_job(id, kind::RESET)? {
-                            cx.w.push_job_first(id, kind::RESET, TempId::generate(), &[])?;
-                        }
-                        cx.events.insert(Event::Outbox);
-                        Ok(())
-                    })
-                    .await?;
-                vec![id]
-            }
-        };
-        // Everything that could not be read is asked for once more.
-        self.0
-            .db
-            .write({
-                let targets = targets.clone();
-                move |cx| {
-                    for id in targets {
-                        for row in cx.r().undecryptable(id)? {
-                            if let Some(seq) = row.seq {
-                                cx.w.resend_done(id, seq)?;
-                                cx.w.want_resend(id, seq, cx.now)?;
-                            }
-                        }
-                    }
-                    Ok(())
-                }
-            })
-            .await?;
-        let deadline = tokio::time::Instant::now() + patience;
-        let mut events = self.events();
-        let waiting = loop {
-            let waiting = self.read(|r| {
-                let mut n = 0;
-                for id in &targets {
-                    let active =
-                        r.conversation(*id)?.is_none_or(|c| matches!(c.state, ConversationState::Active | ConversationState::Left));
-                    let busy = r.has_job(*id, kind::REJOIN)? || r.has_job(*id, kind::RESET)? || r.has_job(*id, kind::ADD)?;
-                    n += u32::from(!active || busy);
-                }
-                Ok(n)
-            })?;
-            let left = unreadable(self, id)?;
-            let now = tokio::time::Instant::now();
-            // Messages that were asked for get half of the patience; their senders may be away.
-            if (waiting == 0 && (left == 0 || now + patience / 2 > deadline)) || now >= deadline {
-                break waiting;
-            }
-            // Not everything that matters is an event.
-            let _ = tokio::time::timeout(Duration::from_millis(100), events.recv()).await;
-        };
-        let after = unreadable(self, id)?;
-        let total = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-        Ok(Report {
-            scope,
-            repaired: total.saturating_sub(waiting),
-            waiting,
-            recovered: u32::try_from(before.saturating_sub(after)).unwrap_or(0),
-            requested: u32::try_from(after).unwrap_or(0),
-        })
-    }
-
-    async fn reset_identity(&self, password: Option<&str>) -> EngineResult<Vec<ConversationId>> {
-        let password = password.ok_or_else(|| EngineError::invalid("PASSWORD_NEEDED", "A new identity needs your password."))?;
-        let account = self.account().ok_or(EngineError::Locked("Log in first."))?;
-        let shared = self.shared()?;
-        let session = account::login(&shared.api, &account.username, password, &account.device, "").await?;
-        shared.api.set_session(session.clone()).await?;
-        // The new keys are stored before the server knows them: a lost answer must not lock the account out.
-        let kept: Option<Account> = self.read(|r| r.meta(NEXT_ACCOUNT))?.and_then(|b| ciborium::from_reader(b.as_slice()).ok());
-        let fresh = kept.unwrap_or_else(|| account::prepare_identity(&account));
-        let bytes = cbor(&fresh)?;
-        self.0.db.write(move |cx| Ok(cx.w.set_meta(NEXT_ACCOUNT, &bytes)?)).await?;
-        account::post_identity(&shared.api, &fresh, "SecureConnect").await?;
-        shared.stop.send_replace(true);
-        // The refresh token was moved to the new device: its tokens first, then everything else.
-        shared.api.refresh(&session.access_token).await?;
-        let targets = self
-            .0
-            .db
-            .write(|cx| {
-                cx.w.delete_meta(NEXT_ACCOUNT)?;
-                cx.w.delete_meta("key_packages_at")?;
-                let mut ids = Vec::new();
-                for c in cx.r().conversations()? {
-                    if matches!(c.state, ConversationState::Left | ConversationState::Creating) {
-                        continue;
-                    }
-                    cx.delete_group(c.id, c.generation)?;
-                    cx.w.forget_ciphertexts(c.id)?;
-                    cx.w.set_state(c.id, ConversationState::Joining)?;
-                    queue_rejoin(cx, &c)?;
-                    ids.push(c.id);
-                }
-                Ok(ids)
-            })
-            .await?;
-        self.become_device(fresh).await?;
-        Ok(targets)
-    }
-
     /// The operating system says the network is back: try at once.
     pub fn network_changed(&self) {
         if let Ok(s) = self.shared() {
@@ -784,10 +445,6 @@ impl Engine {
             let _ = tokio::time::timeout(Duration::from_secs(2), state.wait_for(|s| *s == ConnectionState::Offline)).await;
         }
     }
-}
-
-fn code(a: &Account) -> String {
-    link_code(a.user, a.device.device_id, &a.device.public(), &a.device.link_public(), &a.expected_identity.unwrap_or_default())
 }
 
 fn outbox_guard(c: &Conversation) -> EngineResult<()> {

@@ -4,23 +4,24 @@
 //! server has answered. A job is completed in the transaction that stores its place in the log ([`complete`]), whether
 //! the place came as an answer, as a frame or while catching up.
 
+mod membership;
+mod renew;
+
+pub use membership::verify_user;
+
+use crate::core::Cx;
 use crate::core::inbox::{Entry, Todo, project_own};
 use crate::core::outbox::{Prepared, fail, prepare, queue_silent};
-use crate::core::{Cx, MlsRows};
 use crate::sync::Shared;
 use crate::{EngineError, EngineResult, Event, now_ms};
+use membership::commit;
+use renew::{install_rejoin, install_reset, rejoin, reset};
 use sc_e2ee::content::{Content, ResendRequest};
-use sc_e2ee::group::{CommitBundle, Group, PublicState, VerifiedKeyPackage, verify_key_package};
-use sc_e2ee::kv::{KvStorage, ScratchStore};
-use sc_e2ee::reset::Announcement;
+use sc_e2ee::group::Group;
 use sc_protocol::frame::ClientFrame;
-use sc_protocol::identity::DeviceList;
-use sc_protocol::rest::{
-    Appended, ClaimKeyPackages, ClaimedKeyPackages, ConversationKind, CreateConversation, CreatedConversation, Empty, GroupState, NewGroup,
-    PostCommit, ResetConversation, SendMessage, UserInfo,
-};
+use sc_protocol::rest::{Appended, ConversationKind, CreateConversation, CreatedConversation, Empty, NewGroup, SendMessage};
 use sc_protocol::{Blob, ConversationId, ErrorCode, TempId, UnixMillis, UserId, suite};
-use sc_store::model::{Contact, Conversation, ConversationState, IdentityChange, Job, System};
+use sc_store::model::{Conversation, ConversationState, Job, System};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -78,14 +79,6 @@ pub struct Rejoin {
     pub only_if_joining: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-struct RejoinSent {
-    post: PostCommit,
-    #[serde(with = "serde_bytes")]
-    scratch: Vec<u8>,
-    suite: u16,
-}
-
 /// CBOR.
 pub fn encode<T: Serialize>(v: &T) -> EngineResult<Vec<u8>> {
     let mut out = Vec::new();
@@ -96,9 +89,6 @@ pub fn encode<T: Serialize>(v: &T) -> EngineResult<Vec<u8>> {
 fn decode<T: DeserializeOwned>(b: &[u8]) -> EngineResult<T> {
     ciborium::from_reader(b).map_err(|e| EngineError::invalid("ENCODING", e.to_string()))
 }
-
-/// Version of the own device list, the newest that was seen.
-const OWN_LIST: &str = "own_list_version";
 
 /// What to do with a job after a try.
 #[derive(Debug)]
@@ -331,380 +321,6 @@ async fn give_up(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> 
     })
     .await?;
     Ok(Outcome::Done)
-}
-
-/// Verifies what the server says about an account against what is pinned; newest facts are stored.
-pub fn verify_user(cx: &mut Cx<'_>, info: &UserInfo) -> EngineResult<DeviceList> {
-    let list = DeviceList::verify(info.device_list.as_slice(), info.identity_key.as_slice()).map_err(sc_e2ee::E2eeError::from)?;
-    if info.user_id == cx.own()?.user {
-        // Pinning refuses another identity; here an older list, which would bring a removed device back.
-        let known = cx.r().meta(OWN_LIST)?.and_then(|b| b.try_into().ok().map(u64::from_be_bytes)).unwrap_or(0);
-        if list.version < known {
-            return Err(EngineError::invalid(
-                "ROLLED_BACK",
-                "The server showed an older list of your devices than before. Nothing was sent.",
-            ));
-        }
-        cx.w.set_meta(OWN_LIST, &list.version.to_be_bytes())?;
-    }
-    if list.user_id != info.user_id {
-        return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another account's identity."));
-    }
-    cx.pin(info.user_id, info.identity_key.as_slice(), Some(&info.username))?;
-    if let Some(k) = cx.r().contact(info.user_id)? {
-        if list.version < k.list_version {
-            return Err(EngineError::invalid("ROLLED_BACK", "The server showed an older list of devices than before. Nothing was sent."));
-        }
-        cx.w.put_contact(&Contact {
-            username: info.username.clone(),
-            device_list: info.device_list.to_vec(),
-            list_version: list.version,
-            ..k
-        })?;
-    }
-    Ok(list)
-}
-
-async fn claim(s: &Shared, user: UserId, suite: u16) -> EngineResult<Vec<VerifiedKeyPackage>> {
-    let claimed: ClaimedKeyPackages = s.api.post(&format!("/v1/users/{user}/key-packages/claim"), &ClaimKeyPackages { suite }).await?;
-    let crypto = s.db.crypto.clone();
-    s.db.write(move |cx| {
-        if claimed.user.user_id != user {
-            return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another account's keys."));
-        }
-        let list = verify_user(cx, &claimed.user)?;
-        if cx.r().contact(user)?.is_some_and(|k| k.changed == IdentityChange::Blocking) {
-            return Err(EngineError::invalid("IDENTITY_CHANGED", "Confirm the changed safety number first."));
-        }
-        let mut out = Vec::new();
-        for k in &claimed.key_packages {
-            // An expired or odd package is a device without one; it joins by itself.
-            let Ok(verified) = verify_key_package(&crypto, suite, k.key_package.as_slice()) else { continue };
-            let l = &verified.leaf;
-            let listed = list.key_of(l.device).is_some_and(|key| key.as_slice() == l.device_key.as_slice());
-            if l.user != user || l.identity_key.as_slice() != claimed.user.identity_key.as_slice() || !listed {
-                return Err(EngineError::invalid(
-                    "IDENTITY_MISMATCH",
-                    "The server handed out keys that are not that person's. Nothing was sent.",
-                ));
-            }
-            out.push(verified);
-        }
-        Ok(out)
-    })
-    .await
-}
-
-async fn commit(s: &Shared, job: Job) -> EngineResult<Outcome> {
-    let post: PostCommit = match &job.ciphertext {
-        Some(b) => decode(b)?,
-        None => match build_commit(s, &job).await {
-            Ok(Some(post)) => post,
-            Ok(None) => return Ok(Outcome::Done),
-            Err(e) => return give_up(s, job, e).await,
-        },
-    };
-    match s.api.post::<Appended>(&format!("/v1/conversations/{}/commits", job.conversation), &post).await {
-        Ok(a) => {
-            store_place(s, a).await?;
-            Ok(Outcome::Done)
-        }
-        Err(EngineError::Server(e)) if e.code == ErrorCode::StaleEpoch => {
-            let (id, conversation) = (job.id, job.conversation);
-            s.db.write(move |cx| {
-                let Some(job) = cx.r().job(id)? else { return Ok(()) };
-                let c = cx.conversation(conversation)?;
-                cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))?;
-                cx.w.set_ciphertext(&job, None, 0, 0)?;
-                cx.w.delay_job(id, cx.now + 50 + i64::from(rand::random::<u8>()))?;
-                Ok(())
-            })
-            .await?;
-            s.catch_up_to(conversation, e.seq.unwrap_or(0)).await?;
-            Ok(Outcome::Again)
-        }
-        Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => refused(s, job, *e).await,
-        Err(EngineError::Server(e)) if e.code == ErrorCode::InvalidCommit => {
-            // Our tree is not the server's.
-            s.db.write(move |cx| {
-                let c = cx.conversation(job.conversation)?;
-                cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))?;
-                cx.w.delete_job(job.id)?;
-                crate::core::inbox::break_session(cx, &c)
-            })
-            .await?;
-            Ok(Outcome::Done)
-        }
-        Err(e) => give_up(s, job, e).await,
-    }
-}
-
-async fn build_commit(s: &Shared, job: &Job) -> EngineResult<Option<PostCommit>> {
-    let c = s.read(move |r, id: ConversationId| r.conversation(id), job.conversation).await?;
-    let Some(c) = c.filter(|c| c.state == ConversationState::Active) else {
-        let id = job.id;
-        s.db.write(move |cx| Ok(cx.w.delete_job(id)?)).await?;
-        return Ok(None);
-    };
-    let people: People = if job.kind == kind::COMMIT { People::default() } else { decode(&job.body)? };
-    let force = job.kind == kind::COMMIT && decode::<Commit>(&job.body)?.force;
-    let adding = job.kind == kind::ADD;
-    let mut packages = Vec::new();
-    if adding {
-        let own = s.own.user;
-        let mut users = people.users.clone();
-        if !users.contains(&own) {
-            users.push(own);
-        }
-        for user in users {
-            packages.extend(claim(s, user, c.suite).await?);
-        }
-        if people.users.iter().any(|u| *u != own && !packages.iter().any(|p| p.leaf.user == *u)) && !people.devices_only {
-            return Err(EngineError::invalid("NO_KEY_PACKAGE", "Somebody has no device that can be added yet."));
-        }
-    }
-    let job = job.clone();
-    s.db.write(move |cx| {
-        let c = cx.conversation(job.conversation)?;
-        let removes = people.users.clone();
-        let bundle: Option<(CommitBundle, u64)> = cx
-            .with_group(&c, |g, mls| {
-                let leaves = g.leaves()?;
-                packages.retain(|p| !leaves.iter().any(|l| l.device == p.leaf.device));
-                let out: Vec<_> =
-                    if adding { Vec::new() } else { leaves.iter().filter(|l| removes.contains(&l.user)).map(|l| l.device).collect() };
-                if packages.is_empty() && out.is_empty() && !g.has_proposals() && !force {
-                    return Ok(None);
-                }
-                if g.has_pending_commit() {
-                    // Left behind by a job that is gone: a job on its way resends its own bytes.
-                    g.clear_pending(mls.storage)?;
-                }
-                let epoch = g.epoch();
-                Ok(Some((g.commit(mls, std::mem::take(&mut packages), &out)?, epoch)))
-            })?
-            .flatten();
-        let Some((bundle, epoch)) = bundle else {
-            cx.w.delete_job(job.id)?;
-            return Ok(None);
-        };
-        let (add_users, remove_users) = match job.kind.as_str() {
-            kind::ADD if !people.devices_only => (people.users, Vec::new()),
-            kind::REMOVE => (Vec::new(), people.users),
-            _ => (Vec::new(), Vec::new()),
-        };
-        let post = PostCommit {
-            temp_id: job.temp_id,
-            generation: c.generation,
-            epoch,
-            commit: Blob::from(bundle.commit),
-            welcome: bundle.welcome.map(Blob::from),
-            group_info: Blob::from(bundle.group_info),
-            add_users,
-            remove_users,
-        };
-        cx.w.set_ciphertext(&job, Some(&encode(&post)?), c.generation, epoch)?;
-        Ok(Some(post))
-    })
-    .await
-}
-
-async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
-    let body: Rejoin = decode(&job.body)?;
-    let id = job.conversation;
-    let c = s.read(|r, id: ConversationId| r.conversation(id), id).await?;
-    let done =
-        c.as_ref().is_none_or(|c| c.state == ConversationState::Left || (body.only_if_joining && c.state != ConversationState::Joining));
-    if done {
-        s.db.write(move |cx| Ok(cx.w.delete_job(job.id)?)).await?;
-        return Ok(Outcome::Done);
-    }
-    let sent: RejoinSent = match &job.ciphertext {
-        Some(b) => decode(b)?,
-        None => {
-            let state: GroupState = match s.api.get(&format!("/v1/conversations/{id}/group")).await {
-                Ok(g) => g,
-                Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return refused(s, job, *e).await,
-                Err(e) => return give_up(s, job, e).await,
-            };
-            let prepared = job.clone();
-            match s.db.write(move |cx| prepare_rejoin(cx, &prepared, &state)).await {
-                Ok(sent) => sent,
-                Err(e @ (EngineError::E2ee(_) | EngineError::Invalid(..))) => return broken(s, job, e).await,
-                Err(e) => return Err(e),
-            }
-        }
-    };
-    match s.api.post::<Appended>(&format!("/v1/conversations/{id}/commits"), &sent.post).await {
-        Ok(a) => {
-            // Entries before the place are read with the old group where that is possible.
-            s.catch_up_to(id, a.seq.saturating_sub(1)).await?;
-            store_place(s, a).await?;
-            Ok(Outcome::Done)
-        }
-        Err(EngineError::Server(e)) if matches!(e.code, ErrorCode::StaleEpoch | ErrorCode::InvalidCommit) => {
-            let attempts = job.attempts;
-            s.db.write(move |cx| {
-                cx.w.set_ciphertext(&job, None, 0, 0)?;
-                cx.w.delay_job(job.id, cx.now + 200 * i64::from(attempts))?;
-                if attempts >= 5 {
-                    cx.w.delete_job(job.id)?;
-                    cx.w.set_state(id, ConversationState::Broken)?;
-                    cx.changed(id);
-                }
-                Ok(())
-            })
-            .await?;
-            Ok(Outcome::Again)
-        }
-        Err(e) => give_up(s, job, e).await,
-    }
-}
-
-/// The server's group cannot be entered: say so instead of trying for ever.
-async fn broken(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> {
-    tracing::warn!(conversation = %job.conversation, cause = %e, "the session cannot be renewed");
-    let reason = e.code().to_owned();
-    s.db.write(move |cx| {
-        let c = cx.conversation(job.conversation)?;
-        cx.w.delete_job(job.id)?;
-        cx.w.set_state(c.id, ConversationState::Broken)?;
-        cx.w.insert_system(c.id, c.last_seq, cx.now, &System::Refused { reason })?;
-        cx.changed(c.id);
-        Ok(())
-    })
-    .await?;
-    Ok(Outcome::Done)
-}
-
-fn prepare_rejoin(cx: &mut Cx<'_>, job: &Job, state: &GroupState) -> EngineResult<RejoinSent> {
-    let own = cx.own()?;
-    let public = PublicState { group_info: state.group_info.to_vec(), ratchet_tree: state.ratchet_tree.to_vec() };
-    let (group, scratch, bundle) = Group::rejoin(cx.crypto, &own.device, &own.certificate, &public)?;
-    if group.id() != sc_e2ee::group::group_id(job.conversation, state.generation) {
-        return Err(EngineError::invalid("IDENTITY_MISMATCH", "The server answered with another group."));
-    }
-    let c = cx.conversation(job.conversation)?;
-    let leaves = group.leaves()?;
-    if let Err(reason) = crate::core::inbox::vet_group(cx, &c, &leaves, group.suite())? {
-        return Err(EngineError::invalid("IDENTITY_MISMATCH", format!("The server's group was refused: {reason}.")));
-    }
-    for l in &leaves {
-        cx.pin(l.user, &l.identity_key, None)?;
-    }
-    let post = PostCommit {
-        temp_id: job.temp_id,
-        generation: state.generation,
-        epoch: state.epoch,
-        commit: Blob::from(bundle.commit),
-        welcome: None,
-        group_info: Blob::from(bundle.group_info),
-        add_users: Vec::new(),
-        remove_users: Vec::new(),
-    };
-    let sent = RejoinSent { post, scratch: scratch.to_bytes().map_err(sc_e2ee::E2eeError::mls)?, suite: group.suite() };
-    cx.w.set_ciphertext(job, Some(&encode(&sent)?), state.generation, state.epoch)?;
-    Ok(sent)
-}
-
-fn install_rejoin(cx: &mut Cx<'_>, c: &Conversation, job: &Job, seq: u64, at: UnixMillis, todo: &mut Todo) -> EngineResult<()> {
-    let Some(bytes) = &job.ciphertext else { return Ok(()) };
-    let sent: RejoinSent = decode(bytes)?;
-    cx.delete_group(c.id, c.generation)?;
-    cx.delete_group(c.id, sent.post.generation)?;
-    let scratch = ScratchStore::from_bytes(&sent.scratch).map_err(sc_e2ee::E2eeError::mls)?;
-    scratch.install(&MlsRows(cx.w)).map_err(sc_e2ee::E2eeError::mls)?;
-    let id = sc_e2ee::group::group_id(c.id, sent.post.generation);
-    let group = Group::load(&KvStorage(MlsRows(cx.w)), &id)?;
-    for l in group.as_ref().map(Group::leaves).transpose()?.unwrap_or_default() {
-        cx.w.trust(c.id, l.user)?;
-    }
-    cx.set_group(c.id, group);
-    cx.w.set_group(c.id, sent.post.generation, sent.suite)?;
-    cx.w.set_state(c.id, ConversationState::Active)?;
-    cx.w.set_needs_rejoin(c.id, false)?;
-    cx.w.forget_ciphertexts(c.id)?;
-    if c.last_seq > 0 {
-        let who = cx.own()?.user;
-        cx.w.insert_system(c.id, seq, at, &System::SessionRefreshed { who })?;
-    }
-    todo.want_refresh(c.id);
-    Ok(())
-}
-
-async fn reset(s: &Shared, job: Job) -> EngineResult<Outcome> {
-    let id = job.conversation;
-    let request: ResetConversation = match &job.ciphertext {
-        Some(b) => decode(b)?,
-        None => {
-            let state: GroupState = match s.api.get(&format!("/v1/conversations/{id}/group")).await {
-                Ok(g) => g,
-                Err(e) => return give_up(s, job, e).await,
-            };
-            s.catch_up_to(id, state.seq).await?;
-            let job = job.clone();
-            s.db.write(move |cx| prepare_reset(cx, &job, &state)).await?
-        }
-    };
-    match s.api.post::<Appended>(&format!("/v1/conversations/{id}/reset"), &request).await {
-        Ok(a) => {
-            s.catch_up_to(id, a.seq.saturating_sub(1)).await?;
-            store_place(s, a).await?;
-            Ok(Outcome::Done)
-        }
-        Err(EngineError::Server(e)) if e.code == ErrorCode::StaleEpoch => {
-            s.db.write(move |cx| {
-                cx.w.set_ciphertext(&job, None, 0, 0)?;
-                cx.w.delay_job(job.id, cx.now + 200 * (1 << job.attempts.min(6)))?;
-                Ok(())
-            })
-            .await?;
-            Ok(Outcome::Again)
-        }
-        Err(e) => give_up(s, job, e).await,
-    }
-}
-
-fn prepare_reset(cx: &mut Cx<'_>, job: &Job, state: &GroupState) -> EngineResult<ResetConversation> {
-    let own = cx.own()?;
-    let c = cx.conversation(job.conversation)?;
-    let generation = state.generation + 1;
-    let suite = if c.suite == 0 { suite::HYBRID } else { c.suite };
-    cx.delete_group(c.id, generation)?;
-    let (_, public) = cx.with_context(|mls| Ok(Group::create(mls, c.id, generation, suite, &own.server_key)?))?;
-    let announcement = Announcement {
-        conversation_id: c.id,
-        generation,
-        old_epoch: state.epoch,
-        suite,
-        user_id: own.user,
-        device_id: own.device.device_id,
-    };
-    let request = ResetConversation {
-        temp_id: job.temp_id,
-        generation: state.generation,
-        epoch: state.epoch,
-        group: NewGroup { group_info: Blob::from(public.group_info), ratchet_tree: Blob::from(public.ratchet_tree) },
-        announcement: Blob::from(announcement.sign(&own.device)?),
-    };
-    cx.w.set_ciphertext(job, Some(&encode(&request)?), generation, 0)?;
-    Ok(request)
-}
-
-fn install_reset(cx: &mut Cx<'_>, c: &Conversation, job: &Job, seq: u64, at: UnixMillis) -> EngineResult<()> {
-    let own = cx.own()?.user;
-    cx.delete_group(c.id, c.generation)?;
-    let suite = if c.suite == 0 { suite::HYBRID } else { c.suite };
-    cx.w.set_group(c.id, job.generation, suite)?;
-    cx.w.set_state(c.id, ConversationState::Active)?;
-    cx.w.set_needs_rejoin(c.id, false)?;
-    cx.w.forget_ciphertexts(c.id)?;
-    cx.w.insert_system(c.id, seq, at, &System::SessionReset { by: own })?;
-    // The same people, no others: a reset never grows the roster.
-    let trusted = cx.r().trusted(c.id)?;
-    let users: Vec<UserId> = c.roster.iter().map(|m| m.user_id).filter(|u| *u != own && trusted.contains(u)).collect();
-    cx.w.push_job_first(c.id, kind::ADD, TempId::generate(), &encode(&People { users, devices_only: true })?)?;
-    Ok(())
 }
 
 async fn leave(s: &Shared, job: Job) -> EngineResult<Outcome> {

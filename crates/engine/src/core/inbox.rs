@@ -3,26 +3,29 @@
 //! What cannot be read becomes a row with a cause and is asked for again; the cursor moves on. A commit that does not fit
 //! breaks the session: a rejoin is queued, at most [`REJOINS_PER_DAY`] a day and conversation, then the person is asked.
 
+mod membership;
+mod resend;
+mod stay;
+
+pub use membership::vet_group;
+
+use self::membership::{Facts, policy, project};
+use self::resend::{answer_resend, resent};
+use self::stay::{reset, welcome};
 use super::Cx;
 use crate::jobs::{self, kind};
 use crate::{EngineError, EngineResult};
 use sc_e2ee::E2eeError;
-use sc_e2ee::content::{Content, Message, ResendAnswer, ResendRequest, Resent, Text};
-use sc_e2ee::group::{Change, Group, Leaf, Received};
-use sc_e2ee::reset::Announcement;
+use sc_e2ee::content::{Content, Message, Text};
+use sc_e2ee::group::{Change, Leaf, Received};
 use sc_protocol::frame::{Envelope, EnvelopeKind};
 use sc_protocol::rest::ConversationKind;
-use sc_protocol::{ConversationId, TempId, UnixMillis, UserId};
+use sc_protocol::{ConversationId, TempId, UnixMillis};
 use sc_store::model::{Conversation, ConversationState, RowKind, Status, System};
 use sc_store::write_model::NewMessage;
 
 /// Automatic rejoins of a conversation in a day.
 pub const REJOINS_PER_DAY: u64 = 6;
-/// Messages older than this are not sent again.
-const RESEND_AGE_MS: i64 = 14 * 86_400_000;
-/// Answers to one device for one message.
-const RESEND_TIMES: u32 = 3;
-
 /// Something of a log, in the order of the log.
 #[derive(Debug, Clone)]
 pub enum Entry {
@@ -270,61 +273,6 @@ fn undecryptable(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, cause: &str) -
     Ok(())
 }
 
-/// What is known about who belongs to a conversation, for [`policy`].
-struct Facts {
-    own: super::Own,
-    trusted: Vec<UserId>,
-}
-
-impl Facts {
-    fn of(cx: &Cx<'_>, c: &Conversation) -> EngineResult<Self> {
-        Ok(Self { own: cx.own()?.clone(), trusted: cx.r().trusted(c.id)? })
-    }
-
-    /// Nobody shows another identity for this account; in a direct conversation there are two people.
-    fn vet(&self, c: &Conversation, leaf: &Leaf) -> Result<(), &'static str> {
-        if leaf.user == self.own.user && !self.own.is_own_identity(&leaf.identity_key) {
-            return Err("own_identity");
-        }
-        if c.peer.is_some_and(|p| leaf.user != p && leaf.user != self.own.user) {
-            return Err("third_person_in_direct");
-        }
-        Ok(())
-    }
-
-    /// The members of a group this device is to enter: vetted, and no strangers when it was inside before.
-    pub(crate) fn vet_group(&self, c: &Conversation, leaves: &[Leaf], suite: u16) -> Result<(), &'static str> {
-        if c.suite != 0 && weaker(suite, c.suite) {
-            return Err("weaker_suite");
-        }
-        leaves.iter().try_for_each(|l| self.vet(c, l))?;
-        if !self.trusted.is_empty() && leaves.iter().any(|l| l.user != self.own.user && !self.trusted.contains(&l.user)) {
-            return Err("stranger_in_group");
-        }
-        Ok(())
-    }
-}
-
-/// Vets a group for a rejoin.
-pub fn vet_group(cx: &Cx<'_>, c: &Conversation, leaves: &[Leaf], suite: u16) -> EngineResult<Result<(), &'static str>> {
-    Ok(Facts::of(cx, c)?.vet_group(c, leaves, suite))
-}
-
-/// May the change be merged? The certificate is checked before; here is who may be in the group at all.
-fn policy(c: &Conversation, facts: &Facts, before: &[Leaf], change: &Change) -> Result<(), &'static str> {
-    for l in change.added.iter().chain([&change.committer]) {
-        facts.vet(c, l)?;
-    }
-    if change.added.iter().any(|l| before.iter().any(|o| o.device == l.device) && !change.removed.iter().any(|o| o.device == l.device)) {
-        return Err("device_twice");
-    }
-    let joins_by_itself = change.added.contains(&change.committer);
-    if joins_by_itself && change.committer.user != facts.own.user && !facts.trusted.contains(&change.committer.user) {
-        return Err("stranger_joined");
-    }
-    Ok(())
-}
-
 fn handshake(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
     if e.generation != c.generation || c.state == ConversationState::Left {
         return Ok(());
@@ -382,165 +330,6 @@ fn queue_commit(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
         cx.w.delay_job(job, cx.now + wait)?;
     }
     Ok(())
-}
-
-/// System lines and pins for a change that was merged.
-fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
-    let leaves = cx.with_group(c, |g, _| Ok(if g.is_active() { g.leaves()? } else { Vec::new() }))?.unwrap_or_default();
-    let known = cx.r().trusted(c.id)?;
-    let by = change.committer.user;
-    let mut told: Vec<UserId> = Vec::new();
-    for l in change.added.iter().chain(change.rejoined.then_some(&change.committer)) {
-        cx.pin(l.user, &l.identity_key, None)?;
-    }
-    for l in &change.added {
-        if told.contains(&l.user) {
-            continue;
-        }
-        told.push(l.user);
-        cx.w.trust(c.id, l.user)?;
-        let own_first = known.contains(&l.user) && !leaves.iter().any(|o| o.user == l.user && o.device != l.device);
-        if own_first {
-            continue;
-        }
-        if known.contains(&l.user) {
-            cx.w.insert_system(c.id, seq, at, &System::DeviceAdded { who: l.user })?;
-        } else if c.kind == ConversationKind::Group {
-            cx.w.insert_system(c.id, seq, at, &System::Added { who: l.user, by })?;
-        }
-    }
-    for l in &change.removed {
-        if told.contains(&l.user) || leaves.iter().any(|o| o.user == l.user) {
-            continue;
-        }
-        told.push(l.user);
-        if c.kind == ConversationKind::Group {
-            if c.roster.iter().all(|m| m.user_id != l.user) || by != l.user {
-                cx.w.distrust(c.id, l.user)?;
-            }
-            // Removals by the server's proposal are people who left.
-            let left = !c.roster.iter().any(|m| m.user_id == l.user);
-            cx.w.insert_system(c.id, seq, at, &System::Removed { who: l.user, by: if left { l.user } else { by } })?;
-        }
-    }
-    if change.rejoined {
-        cx.w.insert_system(c.id, seq, at, &System::SessionRefreshed { who: by })?;
-    }
-    if change.self_removed {
-        cx.w.set_state(c.id, ConversationState::Left)?;
-        cx.delete_group(c.id, c.generation)?;
-    }
-    cx.changed(c.id);
-    todo.refresh(c.id);
-    Ok(())
-}
-
-fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
-    // Nobody can be added who is inside: a Welcome never replaces a group that works.
-    if !matches!(c.state, ConversationState::Joining | ConversationState::Left) || (e.generation < c.generation && c.last_seq > 0) {
-        return Ok(());
-    }
-    let returns = c.state == ConversationState::Left;
-    let tree = e.ratchet_tree.as_ref().map(sc_protocol::Blob::to_vec).unwrap_or_default();
-    cx.w.savepoint()?;
-    cx.delete_group(c.id, e.generation)?;
-    let joined = cx.with_context(|mls| Ok(Group::join(mls, e.payload.as_slice(), &tree)));
-    let group = match joined? {
-        Ok(g) if g.id() == sc_e2ee::group::group_id(c.id, e.generation) => {
-            let facts = Facts::of(cx, c)?;
-            let facts = if returns { Facts { trusted: Vec::new(), ..facts } } else { facts };
-            match facts.vet_group(c, &g.leaves()?, g.suite()) {
-                Ok(()) => Ok(g),
-                Err(reason) => {
-                    cx.w.undo()?;
-                    cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: reason.to_owned() })?;
-                    cx.w.set_state(c.id, ConversationState::Broken)?;
-                    return Ok(());
-                }
-            }
-        }
-        Ok(_) => Err("wrong_group"),
-        Err(cause) => {
-            tracing::warn!(conversation = %c.id, %cause, "a Welcome cannot be used");
-            Err("welcome")
-        }
-    };
-    let group = match group {
-        Ok(g) => g,
-        Err(cause) => {
-            cx.w.undo()?;
-            tracing::info!(conversation = %c.id, cause, "joining by itself instead");
-            cx.w.set_group(c.id, e.generation, c.suite)?;
-            cx.w.set_state(c.id, ConversationState::Joining)?;
-            return queue_rejoin(cx, c);
-        }
-    };
-    cx.w.release()?;
-    if returns {
-        cx.w.forget_stay(c.id)?;
-    }
-    let leaves = group.leaves()?;
-    let by = leaves.iter().find(|l| l.device == e.sender_device).map(|l| l.user);
-    let suite = group.suite();
-    cx.set_group(c.id, Some(group));
-    cx.w.set_group(c.id, e.generation, suite)?;
-    cx.w.set_state(c.id, ConversationState::Active)?;
-    cx.w.set_needs_rejoin(c.id, false)?;
-    // What waited for this Welcome would only hold up what is written next.
-    cx.w.delete_jobs_with(c.id, kind::REJOIN, &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
-    for l in &leaves {
-        cx.pin(l.user, &l.identity_key, None)?;
-        cx.w.trust(c.id, l.user)?;
-    }
-    if c.last_seq == 0
-        && let Some(by) = by
-    {
-        cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Created { by })?;
-    }
-    todo.refresh(c.id);
-    cx.events.insert(crate::Event::Outbox);
-    Ok(())
-}
-
-fn reset(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
-    if e.generation <= c.generation {
-        return Ok(());
-    }
-    if matches!(c.state, ConversationState::Active | ConversationState::Broken) {
-        let state = c.state;
-        let facts = cx.with_group(c, |g, _| Ok((g.epoch(), g.leaves()?)))?;
-        let fine = facts.is_some_and(|(epoch, leaves)| {
-            leaves.iter().find(|l| l.device == e.sender_device).is_some_and(|leaf| {
-                Announcement::verify(e.payload.as_slice(), &leaf.device_key).is_ok_and(|a| {
-                    // A broken session may have been left behind; one that works knows the epoch.
-                    let in_step = state == ConversationState::Broken || a.old_epoch == epoch;
-                    let ours = a.conversation_id == c.id && a.generation == e.generation;
-                    in_step && ours && a.device_id == leaf.device && a.user_id == leaf.user && !weaker(a.suite, c.suite)
-                })
-            })
-        });
-        if !fine {
-            cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Refused { reason: "reset_not_signed".into() })?;
-            cx.w.set_state(c.id, ConversationState::Broken)?;
-            return Ok(());
-        }
-    }
-    cx.delete_group(c.id, c.generation)?;
-    cx.w.set_group(c.id, e.generation, c.suite)?;
-    cx.w.set_state(c.id, ConversationState::Joining)?;
-    cx.w.forget_ciphertexts(c.id)?;
-    cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionReset { by: e.sender_user })?;
-    // The Welcome follows in a moment; if it does not, the device joins by itself.
-    if !cx.r().has_job(c.id, kind::REJOIN)? {
-        let job = cx.w.push_job_first(c.id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
-        cx.w.delay_job(job, cx.now + 5_000)?;
-    }
-    todo.refresh(c.id);
-    Ok(())
-}
-
-fn weaker(new: u16, old: u16) -> bool {
-    old == sc_protocol::suite::HYBRID && new != old
 }
 
 /// The session is broken: rejoin by itself, unless that was done too often today.
@@ -627,69 +416,6 @@ impl Todo {
 /// Projection of a commit of our own that was accepted.
 pub fn project_own(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
     project(cx, c, seq, at, change, todo)
-}
-
-/// Answers a request, sealed to the device that asked: for what this account wrote, for own devices, and, in a direct
-/// conversation, for what the other side wrote itself and lost. A changed identity gets nothing until it is accepted.
-fn answer_resend(cx: &mut Cx<'_>, c: &Conversation, asker: &Leaf, r: &ResendRequest) -> EngineResult<()> {
-    let own = cx.own()?;
-    let known = if asker.user == own.user {
-        own.identity.as_ref().is_some_and(|i| i.public() == asker.identity_key)
-    } else {
-        let fine =
-            |k: &sc_store::model::Contact| k.changed != sc_store::model::IdentityChange::Blocking && k.identity_key == asker.identity_key;
-        cx.r().contact(asker.user)?.is_some_and(|k| fine(&k))
-    };
-    if !known {
-        return Ok(());
-    }
-    for seq in &r.seqs {
-        let resent = match cx.r().message_at(c.id, *seq)? {
-            Some((m, _)) if m.kind == RowKind::Text => {
-                let entitled =
-                    m.sender == own.user || asker.user == own.user || (m.sender == asker.user && c.kind == ConversationKind::Direct);
-                if !entitled || cx.now - m.sent_at > RESEND_AGE_MS || cx.r().added_after(c.id, asker.user, *seq)? {
-                    continue;
-                }
-                let content = Content::Text(Text { body: m.body, reply_to: m.reply_to });
-                let message = Message { temp_id: m.temp_id, n: 0, written_at: m.sent_at, content }.encode()?;
-                Resent { temp_id: m.temp_id, message }
-            }
-            None if cx.r().is_silent(c.id, *seq)? => Resent { temp_id: TempId::generate(), message: Vec::new() },
-            _ => continue,
-        };
-        if !cx.w.may_answer(c.id, *seq, asker.device, RESEND_TIMES)? {
-            continue;
-        }
-        // A key nobody can be sealed to is the asker's loss.
-        let Ok(answer) = ResendAnswer::seal(*seq, &resent, &r.key, &mut rand::rngs::OsRng) else { return Ok(()) };
-        super::outbox::queue_silent(cx, c.id, Content::ResendAnswer(answer))?;
-    }
-    Ok(())
-}
-
-/// A message that was asked for.
-fn resent(cx: &mut Cx<'_>, c: &Conversation, sender: &Leaf, a: &ResendAnswer) -> EngineResult<()> {
-    let own = cx.own()?;
-    let Ok(resent) = a.open(&own.device) else { return Ok(()) };
-    let Some((row, _)) = cx.r().message_at(c.id, a.seq)?.filter(|(m, _)| m.kind == RowKind::Undecryptable) else { return Ok(()) };
-    // Only the author or an own device may say what it was; for what this very device wrote and lost, the other side of a
-    // direct conversation.
-    let lost_here = row.cause == "restored_copy" && c.kind == ConversationKind::Direct;
-    if sender.user != row.sender && sender.user != own.user && !lost_here {
-        return Ok(());
-    }
-    if resent.message.is_empty() {
-        cx.w.delete_row(row.id)?;
-    } else {
-        let Ok(Message { content: Content::Text(t), temp_id, .. }) = Message::decode(&resent.message) else { return Ok(()) };
-        if cx.r().message(c.id, temp_id)?.is_some_and(|m| m.id != row.id) {
-            cx.w.delete_row(row.id)?;
-        } else {
-            cx.w.heal(row.id, temp_id, &t.body, t.reply_to, row.sender == own.user, &[])?;
-        }
-    }
-    Ok(cx.w.resend_done(c.id, a.seq)?)
 }
 
 /// A conversation error that the caller turns into words.

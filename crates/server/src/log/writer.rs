@@ -7,6 +7,11 @@
 //! Only this connection checkpoints the write-ahead log (SQLite before 3.51.3 can corrupt when one connection writes
 //! while another checkpoints), and only here are conversations changed.
 
+mod fan_out;
+mod rows;
+
+use self::fan_out::apply;
+use self::rows::{earlier, insert_rows, load_conv, touch_activity};
 use super::state::{ConvState, Refusal};
 use crate::error::{ApiError, ApiResult, is_unique_violation};
 use crate::hub::{Conn, Hub, SharedFrame};
@@ -27,9 +32,6 @@ const BATCH: usize = 1024;
 const QUEUE: usize = 8192;
 /// Conversations kept in memory; beyond it the memory is dropped and filled again.
 const CACHE: usize = 50_000;
-/// Rows in one INSERT; 10 values each, far below SQLite's 32,766.
-const CHUNK: usize = 256;
-
 /// Where the answer to an append goes.
 pub enum Reply {
     /// Onto the connection it came from.
@@ -465,186 +467,6 @@ fn appended(e: &Envelope) -> Appended {
 
 fn sent_frame(request_id: u64, a: &Appended) -> ServerFrame {
     ServerFrame::MessageSent { request_id, conversation_id: a.conversation_id, temp_id: a.temp_id, seq: a.seq, sent_at: a.sent_at }
-}
-
-async fn touch_activity(cx: &mut WriteCx, envelopes: &[Envelope]) -> ApiResult<()> {
-    let newest: HashMap<ConversationId, i64> = envelopes.iter().map(|e| (e.conversation_id, e.sent_at)).collect();
-    for (id, at) in newest {
-        sqlx::query("UPDATE conversations SET last_activity = $1 WHERE conversation_id = $2")
-            .bind(at)
-            .bind(id.as_bytes().as_slice())
-            .execute(&mut cx.conn)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn insert_rows(conn: &mut SqliteConnection, rows: &[Envelope]) -> Result<(), sqlx::Error> {
-    for chunk in rows.chunks(CHUNK) {
-        let mut qb = sqlx::QueryBuilder::<sqlx::Sqlite>::new(
-            "INSERT INTO log (conversation_id, seq, kind, generation, epoch, sender_user, sender_device, temp_id, sent_at, payload) ",
-        );
-        qb.push_values(chunk, |mut b, e| {
-            b.push_bind(e.conversation_id.as_bytes().to_vec())
-                .push_bind(db::int(e.seq))
-                .push_bind(e.kind.to_i64())
-                .push_bind(i64::from(e.generation))
-                .push_bind(db::int(e.epoch))
-                .push_bind(e.sender_user.as_bytes().to_vec())
-                .push_bind(e.sender_device.as_bytes().to_vec())
-                .push_bind(e.temp_id.as_bytes().to_vec())
-                .push_bind(e.sent_at)
-                .push_bind(e.payload.to_vec());
-        });
-        // Full chunks and single rows are worth keeping prepared.
-        let keep = chunk.len() == CHUNK || chunk.len() == 1;
-        qb.build().persistent(keep).execute(&mut *conn).await?;
-    }
-    Ok(())
-}
-
-async fn earlier(conn: &mut SqliteConnection, device: DeviceId, temp_id: TempId) -> ApiResult<Option<Appended>> {
-    let row = sqlx::query("SELECT conversation_id, seq, sent_at FROM log WHERE sender_device = $1 AND temp_id = $2")
-        .bind(device.as_bytes().as_slice())
-        .bind(temp_id.as_bytes().as_slice())
-        .fetch_optional(conn)
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let conversation_id = db::conversation_id(&row, "conversation_id")?;
-    let seq = db::uint(row.try_get("seq")?);
-    Ok(Some(Appended { conversation_id, temp_id, seq, sent_at: row.try_get("sent_at")? }))
-}
-
-async fn load_conv(conn: &mut SqliteConnection, id: ConversationId) -> ApiResult<Option<ConvState>> {
-    let key = id.as_bytes().as_slice();
-    let Some(row) = sqlx::query("SELECT kind, generation, epoch FROM conversations WHERE conversation_id = $1")
-        .bind(key)
-        .fetch_optional(&mut *conn)
-        .await?
-    else {
-        return Ok(None);
-    };
-    let last: i64 =
-        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM log WHERE conversation_id = $1").bind(key).fetch_one(&mut *conn).await?;
-    let mut members = HashMap::new();
-    for m in sqlx::query("SELECT user_id, role FROM members WHERE conversation_id = $1").bind(key).fetch_all(&mut *conn).await? {
-        members.insert(db::user_id(&m, "user_id")?, db::role(m.try_get("role")?));
-    }
-    let mut leaves = HashMap::new();
-    for l in sqlx::query("SELECT device_id, user_id FROM leaves WHERE conversation_id = $1 AND in_group = 1")
-        .bind(key)
-        .fetch_all(&mut *conn)
-        .await?
-    {
-        leaves.insert(db::device_id(&l, "device_id")?, db::user_id(&l, "user_id")?);
-    }
-    Ok(Some(ConvState {
-        kind: db::kind(row.try_get("kind")?),
-        generation: u32::try_from(row.try_get::<i64, _>("generation")?).unwrap_or_default(),
-        epoch: db::uint(row.try_get("epoch")?),
-        last_seq: db::uint(last),
-        members,
-        leaves,
-        audience: None,
-    }))
-}
-
-/// Answers and fans out what is durable, or answers everything with the failure of the batch.
-fn apply(cx: &mut WriteCx, hub: &Hub, failure: Option<ApiError>) {
-    let effects = std::mem::take(&mut cx.effects);
-    if let Some(e) = failure {
-        for effect in effects {
-            match effect {
-                Effect::Answer(reply, _) => answer_append(reply, Err(e.clone())),
-                Effect::Done(done, _) => done(Err(e.clone())),
-                Effect::Refused(refused, _) => refused(e.clone()),
-                _ => {}
-            }
-        }
-        return;
-    }
-    let mut outbound = Outbound { hub, targets: HashMap::new(), queued: HashMap::new() };
-    for effect in effects {
-        match effect {
-            Effect::Answer(Reply::Frame(conn, request_id), result) => {
-                // The device may have reconnected meanwhile: its new connection learns the place too.
-                if let (Ok(a), Some(current)) = (&result, hub.device(conn.device))
-                    && !Arc::ptr_eq(&current, &conn)
-                {
-                    outbound.enqueue(&current, SharedFrame::new(sent_frame(0, a)));
-                }
-                outbound.enqueue(&conn, answer_frame(request_id, result));
-            }
-            Effect::Answer(reply, result) => answer_append(reply, result),
-            Effect::Deliver { frame, audience, sender } => outbound.deliver(frame, audience, sender),
-            Effect::ToDevices(frame, devices) => {
-                for c in hub.devices(devices.iter()) {
-                    outbound.enqueue(&c, frame.clone());
-                }
-            }
-            other => {
-                outbound.flush();
-                outbound.targets.clear();
-                match other {
-                    Effect::ToUser(user, frame) => hub.send_user(user, frame),
-                    Effect::StopUser(user) => hub.stop_user(user),
-                    Effect::StopDevice(device) => hub.stop_device(device),
-                    Effect::Done(done, result) => done(result),
-                    Effect::Refused(refused, e) => refused(e),
-                    _ => {}
-                }
-            }
-        }
-    }
-    outbound.flush();
-}
-
-/// An audience and its connections.
-type Targets = (Arc<[DeviceId]>, Arc<Vec<Arc<Conn>>>);
-
-/// Collects a batch's frames per connection, so that each connection is locked and woken once.
-struct Outbound<'a> {
-    hub: &'a Hub,
-    /// By address of the audience, which is kept alive beside it.
-    targets: HashMap<usize, Targets>,
-    /// By address of the connection: a device may have had another one.
-    queued: HashMap<usize, (Arc<Conn>, Vec<Arc<SharedFrame>>)>,
-}
-
-impl Outbound<'_> {
-    fn enqueue(&mut self, conn: &Arc<Conn>, frame: Arc<SharedFrame>) {
-        self.queued.entry(Arc::as_ptr(conn) as usize).or_insert_with(|| (conn.clone(), Vec::new())).1.push(frame);
-    }
-
-    fn deliver(&mut self, frame: Arc<SharedFrame>, audience: Arc<[DeviceId]>, sender: DeviceId) {
-        let hub = self.hub;
-        let key = Arc::as_ptr(&audience).cast::<DeviceId>() as usize;
-        let targets = self.targets.entry(key).or_insert_with(|| (audience.clone(), Arc::new(hub.devices(audience.iter())))).1.clone();
-        for c in targets.iter().filter(|c| c.device != sender) {
-            self.enqueue(c, frame.clone());
-        }
-    }
-
-    fn flush(&mut self) {
-        for (_, (conn, frames)) in self.queued.drain() {
-            conn.push(&frames);
-        }
-    }
-}
-
-fn answer_frame(request_id: u64, result: ApiResult<Appended>) -> Arc<SharedFrame> {
-    SharedFrame::new(match result {
-        Ok(a) => sent_frame(request_id, &a),
-        Err(e) => ServerFrame::Error { request_id, temp_id: None, error: *e.0 },
-    })
-}
-
-fn answer_append(reply: Reply, result: ApiResult<Appended>) {
-    match reply {
-        Reply::Frame(conn, request_id) => conn.push(&[answer_frame(request_id, result)]),
-        // A caller that stopped waiting does not want the answer.
-        Reply::Task(tx) => drop(tx.send(result)),
-    }
 }
 
 /// A blob column as wire bytes.
