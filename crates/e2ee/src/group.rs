@@ -14,7 +14,6 @@ use crate::identity::DeviceKeys;
 use crate::kv::{KvStorage, KvStore, ScratchStore, scope};
 use openmls::framing::errors::{MessageDecryptionError, SecretTreeError};
 use openmls::group::{GroupId, MlsGroupJoinConfig};
-use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::{
     BasicCredential, Capabilities, Ciphersuite, CredentialType, CredentialWithKey, Extension, ExtensionType, Extensions, ExternalSender,
@@ -354,16 +353,6 @@ impl Group {
         this.leaves()?;
         let bundle = commit_bundle(bundle.into_messages())?;
         Ok((this, storage.0, bundle))
-    }
-
-    /// Epoch of a GroupInfo, unverified.
-    pub fn peek_epoch(group_info: &[u8]) -> Result<u64, E2eeError> {
-        let body =
-            MlsMessageIn::tls_deserialize_exact(group_info).map_err(|_| E2eeError::Invalid("the GroupInfo cannot be read"))?.extract();
-        match body {
-            MlsMessageBodyIn::GroupInfo(i) => Ok(VerifiableGroupInfo::epoch(&i).as_u64()),
-            _ => Err(E2eeError::Invalid("this is not a GroupInfo")),
-        }
     }
 
     /// Encrypts padded content in the current epoch.

@@ -7,6 +7,7 @@ pub use reset::{Preview, Report, ResetScope};
 
 use crate::account::Account;
 use crate::api::Api;
+use crate::core::inbox::left;
 use crate::core::{Db, outbox};
 use crate::jobs::{self, People, kind};
 use crate::profile::{Parts, Profile};
@@ -17,8 +18,8 @@ use sc_e2ee::identity::AccountIdentity;
 use sc_e2ee::safety::SafetyNumber;
 use sc_protocol::frame::ClientFrame;
 use sc_protocol::rest::{ConversationKind, Session, UserInfo};
-use sc_protocol::{ConversationId, ErrorCode, TempId, UserId, limits, suite};
-use sc_store::model::{Contact, Conversation, IdentityChange, MessageRow};
+use sc_protocol::{ConversationId, ErrorCode, TempId, UserId, limits};
+use sc_store::model::{Contact, IdentityChange, MessageRow};
 use sc_store::{Read, Reader, StoreResult};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -237,7 +238,7 @@ impl Engine {
             return Err(EngineError::invalid("BAD_TITLE", format!("A title has 1 to {} characters.", limits::TITLE_CHARS)));
         }
         if members.is_empty() || members.len() >= limits::GROUP_MEMBERS {
-            return Err(EngineError::invalid("BAD_MEMBERS", "A group needs at least one other member."));
+            return Err(EngineError::invalid("BAD_MEMBERS", format!("A group has 2 to {} members.", limits::GROUP_MEMBERS)));
         }
         self.0.db.write(move |cx| jobs::start_conversation(cx, None, members, &title)).await
     }
@@ -257,7 +258,7 @@ impl Engine {
             .db
             .write(move |cx| {
                 let c = cx.conversation(id)?;
-                outbox_guard(&c)?;
+                left(&c)?;
                 if c.kind == ConversationKind::Direct {
                     return Err(EngineError::invalid("FORBIDDEN", "A direct conversation has two people. Make a group instead."));
                 }
@@ -273,7 +274,7 @@ impl Engine {
         self.0
             .db
             .write(move |cx| {
-                outbox_guard(&cx.conversation(id)?)?;
+                left(&cx.conversation(id)?)?;
                 cx.w.push_job(id, kind::LEAVE, TempId::generate(), &[])?;
                 cx.events.insert(Event::Outbox);
                 Ok(())
@@ -290,7 +291,7 @@ impl Engine {
         self.0
             .db
             .write(move |cx| {
-                outbox_guard(&cx.conversation(id)?)?;
+                left(&cx.conversation(id)?)?;
                 cx.w.set_title(id, &title)?;
                 cx.changed(id);
                 outbox::queue_silent(cx, id, Content::Title(title))
@@ -429,12 +430,6 @@ impl Engine {
             .await
     }
 
-    /// The suite new groups take here, for tests of suite agility.
-    #[must_use]
-    pub fn default_suite(members: usize) -> u16 {
-        if members < suite::HYBRID_LEAVES { suite::HYBRID } else { suite::CLASSIC }
-    }
-
     /// Disconnects and stops the tasks. What is in the outbox goes out at the next start.
     pub async fn stop(&self) {
         let live = lock(&self.0.live).take();
@@ -445,8 +440,4 @@ impl Engine {
             let _ = tokio::time::timeout(Duration::from_secs(2), state.wait_for(|s| *s == ConnectionState::Offline)).await;
         }
     }
-}
-
-fn outbox_guard(c: &Conversation) -> EngineResult<()> {
-    crate::core::inbox::left(c)
 }

@@ -10,7 +10,7 @@ mod renew;
 pub use membership::verify_user;
 
 use crate::core::Cx;
-use crate::core::inbox::{Entry, Todo, project_own};
+use crate::core::inbox::{Entry, Todo, project};
 use crate::core::outbox::{Prepared, fail, prepare, queue_silent};
 use crate::sync::Shared;
 use crate::{EngineError, EngineResult, Event, now_ms};
@@ -144,7 +144,7 @@ pub fn complete(cx: &mut Cx<'_>, c: &Conversation, temp_id: TempId, seq: u64, at
                 Ok(Some(change))
             })?;
             match change.flatten() {
-                Some(change) => project_own(cx, c, seq, at, &change, todo)?,
+                Some(change) => project(cx, c, seq, at, &change, todo)?,
                 // The server took a commit whose keys are not here any more.
                 None => crate::core::inbox::queue_rejoin(cx, c)?,
             }
@@ -293,9 +293,7 @@ fn adopt(cx: &mut Cx<'_>, local: ConversationId, info: &sc_protocol::rest::Conve
     cx.events.insert(Event::Moved(local, info.conversation_id));
     cx.changed(info.conversation_id);
     if !info.device_in_group {
-        let job =
-            cx.w.push_job_first(info.conversation_id, kind::REJOIN, TempId::generate(), &encode(&Rejoin { only_if_joining: true })?)?;
-        cx.w.delay_job(job, cx.now + 2_000)?;
+        crate::core::inbox::queue_join(cx, info.conversation_id, 2_000)?;
     }
     cx.events.insert(Event::Outbox);
     Ok(())
@@ -310,7 +308,7 @@ async fn give_up(s: &Shared, job: Job, e: EngineError) -> EngineResult<Outcome> 
     tracing::warn!(kind = job.kind, cause = %e, "a job was refused");
     s.db.write(move |cx| {
         let c = cx.conversation(job.conversation)?;
-        if let Some(()) = cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))? {}
+        cx.with_group(&c, |g, mls| Ok(g.clear_pending(mls.storage)?))?;
         cx.w.delete_job(job.id)?;
         cx.w.insert_system(c.id, c.last_seq, cx.now, &System::Refused { reason: code })?;
         if job.kind == kind::CREATE {
@@ -372,22 +370,8 @@ pub fn start_conversation(cx: &mut Cx<'_>, peer: Option<UserId>, members: Vec<Us
     let id = ConversationId::generate();
     let kind_of = if peer.is_some() { ConversationKind::Direct } else { ConversationKind::Group };
     let suite = if members.len() < suite::HYBRID_LEAVES { suite::HYBRID } else { suite::CLASSIC };
-    cx.w.insert_conversation(&Conversation {
-        id,
-        kind: kind_of,
-        title: title.to_owned(),
-        peer,
-        generation: 0,
-        suite,
-        state: ConversationState::Creating,
-        last_seq: 0,
-        read_seq: 0,
-        last_activity: cx.now,
-        next_n: 1,
-        draft: String::new(),
-        roster: Vec::new(),
-        needs_rejoin: false,
-    })?;
+    let new = Conversation::new(id, kind_of, ConversationState::Creating, cx.now);
+    cx.w.insert_conversation(&Conversation { title: title.to_owned(), peer, suite, ..new })?;
     let members: Vec<UserId> = members.into_iter().filter(|m| *m != own).collect();
     cx.w.push_job(id, kind::CREATE, TempId::generate(), &encode(&Create { peer, members })?)?;
     if !title.is_empty() {

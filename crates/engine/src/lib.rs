@@ -73,15 +73,6 @@ impl EngineError {
         }
     }
 
-    /// The server's code, if it was the server.
-    #[must_use]
-    pub fn server_code(&self) -> Option<ErrorCode> {
-        match self {
-            Self::Server(e) => Some(e.code),
-            _ => None,
-        }
-    }
-
     /// True when trying again later may help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -14,14 +14,14 @@ pub use outbox::run_outbox;
 use crate::account;
 use crate::api::Api;
 use crate::core::inbox::{Entry, Todo, receive};
-use crate::core::{Db, Own};
+use crate::core::{Db, Own, directory};
 use crate::engine::{ConnectionState, Event};
 use crate::jobs::{self, kind};
 use crate::{EngineError, EngineResult, now_ms};
 use futures_util::{SinkExt as _, StreamExt as _};
 use sc_protocol::frame::{ClientFrame, Cursor, Encoding, SUBPROTOCOL_MSGPACK, ServerFrame};
-use sc_protocol::rest::{ConversationInfo, ConversationKind, ConversationPage, EnvelopePage, UserInfo};
-use sc_protocol::{ConversationId, ErrorBody, ErrorCode, TempId, limits};
+use sc_protocol::rest::{ConversationInfo, ConversationPage, EnvelopePage, UserInfo};
+use sc_protocol::{ConversationId, ErrorBody, ErrorCode, limits};
 use sc_store::model::ConversationState;
 use sc_store::{Read, Reader, StoreResult};
 use std::collections::HashMap;
@@ -123,7 +123,7 @@ impl Shared {
         }
     }
 
-    fn answer(&self, id: u64, result: Result<(), Box<ErrorBody>>) {
+    fn answer(&self, id: u64, result: Answer) {
         if let Some(tx) = lock(&self.waiting).remove(&id) {
             // The one who asked may have stopped waiting.
             let _ = tx.send(result);
@@ -181,7 +181,7 @@ impl Shared {
                         return Ok(all);
                     }
                 }
-                self.db.write(move |cx| hole(cx, id, first)).await?;
+                self.db.write(move |cx| directory::hole(cx, id, first)).await?;
             }
             let last = page.envelopes.last().map_or(0, |e| e.seq);
             for chunk in page.envelopes.chunks(BATCH) {
@@ -213,99 +213,21 @@ impl Shared {
     /// Asks the server about a conversation: roster, roles, whether this device is inside.
     pub async fn refresh_conversation(&self, id: ConversationId) -> EngineResult<()> {
         match self.api.get::<ConversationInfo>(&format!("/v1/conversations/{id}")).await {
-            Ok(info) => self.apply_info(info).await,
+            Ok(info) => self.db.write(move |cx| directory::apply_info(cx, info)).await,
             Err(EngineError::Server(e)) if matches!(e.code, ErrorCode::NotAMember | ErrorCode::NotFound) => {
-                self.db
-                    .write(move |cx| {
-                        if let Some(c) =
-                            cx.r().conversation(id)?.filter(|c| !matches!(c.state, ConversationState::Creating | ConversationState::Left))
-                        {
-                            cx.delete_group(id, c.generation)?;
-                            cx.w.set_state(id, ConversationState::Left)?;
-                            cx.changed(id);
-                        }
-                        Ok(())
-                    })
-                    .await
+                self.db.write(move |cx| directory::not_a_member(cx, id)).await
             }
             Err(e) => Err(e),
         }
-    }
-
-    async fn apply_info(&self, info: ConversationInfo) -> EngineResult<()> {
-        let own = self.own.user;
-        self.db
-            .write(move |cx| {
-                let id = info.conversation_id;
-                let peer =
-                    if info.kind == ConversationKind::Direct { info.members.iter().map(|m| m.user_id).find(|u| *u != own) } else { None };
-                let Some(c) = cx.r().conversation(id)? else {
-                    let generation = info.group_id.as_slice().last_chunk::<4>().map_or(0, |b| u32::from_be_bytes(*b));
-                    cx.w.insert_conversation(&sc_store::model::Conversation {
-                        id,
-                        kind: info.kind,
-                        title: String::new(),
-                        peer,
-                        generation,
-                        suite: 0,
-                        state: ConversationState::Joining,
-                        last_seq: if info.device_in_group { 0 } else { info.last_seq },
-                        read_seq: info.last_seq,
-                        last_activity: info.last_activity,
-                        next_n: 1,
-                        draft: String::new(),
-                        roster: info.members,
-                        needs_rejoin: false,
-                    })?;
-                    if !info.device_in_group {
-                        queue_join(cx, id)?;
-                    }
-                    cx.changed(id);
-                    return Ok(());
-                };
-                if c.state == ConversationState::Creating {
-                    return Ok(());
-                }
-                if c.kind != info.kind || c.peer != peer {
-                    if !c.roster.is_empty() {
-                        tracing::warn!(conversation = %id, "the server changed what the conversation is; ignored");
-                        return Ok(());
-                    }
-                    cx.w.set_kind(id, info.kind, peer)?;
-                    // A Welcome may have come before it was known that there are two people.
-                    let strangers = cx.r().trusted(id)?.into_iter().any(|u| u != own && Some(u) != peer);
-                    if info.kind == ConversationKind::Direct && strangers {
-                        cx.w.set_state(id, ConversationState::Broken)?;
-                    }
-                }
-                cx.w.set_roster(id, &info.members)?;
-                if let Some(m) = info.members.iter().find(|m| m.user_id == own) {
-                    cx.w.set_read_seq(id, m.read_seq)?;
-                }
-                for m in &info.members {
-                    if let Some(k) = cx.r().contact(m.user_id)?.filter(|k| k.username != m.username) {
-                        cx.w.put_contact(&sc_store::model::Contact { username: m.username.clone(), ..k })?;
-                    }
-                }
-                if c.state == ConversationState::Left {
-                    cx.w.set_state(id, ConversationState::Joining)?;
-                }
-                if !info.device_in_group && matches!(c.state, ConversationState::Joining | ConversationState::Left) {
-                    queue_join(cx, id)?;
-                }
-                cx.changed(id);
-                Ok(())
-            })
-            .await
     }
 
     async fn refresh_all(&self) -> EngineResult<()> {
         let mut cursor = String::new();
         loop {
             let page: ConversationPage = self.api.get(&format!("/v1/conversations?limit=200{cursor}")).await?;
-            for info in page.conversations {
-                self.apply_info(info).await?;
-            }
+            // A page is one transaction: a start with many conversations is not as many waits for the disk.
+            let known = page.conversations;
+            self.db.write(move |cx| known.into_iter().try_for_each(|info| directory::apply_info(cx, info))).await?;
             match page.next_cursor {
                 Some(c) => cursor = format!("&cursor={c}"),
                 None => return Ok(()),
@@ -324,25 +246,6 @@ impl Shared {
     fn stopping(&self) -> bool {
         *self.stop.borrow()
     }
-}
-
-fn queue_join(cx: &mut crate::core::Cx<'_>, id: ConversationId) -> EngineResult<()> {
-    if !cx.r().has_job(id, kind::REJOIN)? {
-        let job = cx.w.push_job_first(id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
-        // A Welcome is the better way in and usually on its way.
-        cx.w.delay_job(job, cx.now + 1_500)?;
-        cx.events.insert(Event::Outbox);
-    }
-    Ok(())
-}
-
-/// The server has nothing between the cursor and `first`: this device's stay begins there, or something was held back.
-fn hole(cx: &mut crate::core::Cx<'_>, id: ConversationId, first: u64) -> EngineResult<()> {
-    if let Some(c) = cx.r().conversation(id)?.filter(|c| c.state == ConversationState::Active && c.last_seq > 0) {
-        cx.w.insert_system(id, first - 1, cx.now, &sc_store::model::System::Refused { reason: "log_hole".into() })?;
-        crate::core::inbox::break_session(cx, &c)?;
-    }
-    Ok(cx.w.set_last_seq(id, first - 1, 0)?)
 }
 
 /// The gateway's task.
@@ -444,7 +347,7 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
                     }
                 }
                 for frame in frames.drain(..) {
-                    if let Some(other) = collect(frame, &mut batch, s) {
+                    if let Some(other) = collect(frame, &mut batch) {
                         flush(s, &mut batch).await?;
                         handle(s, other, attempt).await;
                     }
@@ -458,7 +361,6 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
                 }
                 socket.send(Message::Ping(Vec::new().into())).await.map_err(|e| EngineError::Offline(e.to_string()))?;
             }
-            () = s.hurry.notified(), if false => {}
             _ = stop.changed() => {
                 // Best effort: the server notices a closed socket too.
                 let _ = socket.close(None).await;
@@ -523,7 +425,7 @@ async fn next_frame(socket: &mut Socket) -> EngineResult<Option<ServerFrame>> {
 }
 
 /// Log entries go into the batch; anything else comes back.
-fn collect(frame: ServerFrame, batch: &mut Vec<Entry>, s: &Shared) -> Option<ServerFrame> {
+fn collect(frame: ServerFrame, batch: &mut Vec<Entry>) -> Option<ServerFrame> {
     match frame {
         ServerFrame::NewMessage(e) => {
             batch.push(Entry::Envelope(Box::new(e)));
@@ -533,10 +435,7 @@ fn collect(frame: ServerFrame, batch: &mut Vec<Entry>, s: &Shared) -> Option<Ser
             batch.push(Entry::Own { conversation: conversation_id, temp_id, seq, at: sent_at });
             (request_id != 0).then_some(ServerFrame::Ok { request_id })
         }
-        other => {
-            let _ = s;
-            Some(other)
-        }
+        other => Some(other),
     }
 }
 
@@ -577,7 +476,7 @@ async fn handle(s: &Arc<Shared>, frame: ServerFrame, attempt: &mut u32) {
             Ok(())
         }
         ServerFrame::MessagesRead { conversation_id, user_id, seq } => {
-            s.db.write(move |cx| read_up_to(cx, conversation_id, user_id, seq)).await
+            s.db.write(move |cx| directory::read_up_to(cx, conversation_id, user_id, seq)).await
         }
         ServerFrame::DeviceListChanged { user_id } => s.refresh_user(&format!("/v1/users/{user_id}")).await.map(|_| ()),
         ServerFrame::ConversationUpdated { conversation_id } => s.refresh_conversation(conversation_id).await,
@@ -591,19 +490,6 @@ async fn handle(s: &Arc<Shared>, frame: ServerFrame, attempt: &mut u32) {
     if let Err(cause) = result {
         tracing::info!(%cause, "a notice of the server could not be followed up");
     }
-}
-
-fn read_up_to(cx: &mut crate::core::Cx<'_>, id: ConversationId, user: sc_protocol::UserId, seq: u64) -> EngineResult<()> {
-    let Some(mut c) = cx.r().conversation(id)? else { return Ok(()) };
-    if user == cx.own()?.user {
-        cx.w.set_read_seq(id, seq)?;
-    }
-    if let Some(m) = c.roster.iter_mut().find(|m| m.user_id == user) {
-        m.read_seq = m.read_seq.max(seq);
-        cx.w.set_roster(id, &c.roster)?;
-    }
-    cx.changed(id);
-    Ok(())
 }
 
 async fn after_catch_up(s: &Shared) {

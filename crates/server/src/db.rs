@@ -3,7 +3,7 @@
 //! Statements keep to what SQLite and PostgreSQL share (`$1` parameters, no SQLite functions outside this file).
 
 use sc_protocol::rest::{ConversationKind, Role};
-use sc_protocol::{ConversationId, DeviceId, UserId};
+use sc_protocol::{Blob, ConversationId, DeviceId, UserId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection};
 use std::path::PathBuf;
@@ -135,4 +135,9 @@ pub fn kind_int(k: ConversationKind) -> i64 {
         ConversationKind::Direct => 0,
         ConversationKind::Group => 1,
     }
+}
+
+/// A blob column as wire bytes.
+pub fn blob(row: &SqliteRow, column: &str) -> Result<Blob, sqlx::Error> {
+    row.try_get::<Vec<u8>, _>(column).map(Blob::from)
 }

@@ -123,6 +123,29 @@ pub struct Conversation {
     pub needs_rejoin: bool,
 }
 
+impl Conversation {
+    /// One that holds nothing yet; `now` is when it was heard of.
+    #[must_use]
+    pub fn new(id: ConversationId, kind: ConversationKind, state: ConversationState, now: UnixMillis) -> Self {
+        Self {
+            id,
+            kind,
+            title: String::new(),
+            peer: None,
+            generation: 0,
+            suite: 0,
+            state,
+            last_seq: 0,
+            read_seq: 0,
+            last_activity: now,
+            next_n: 1,
+            draft: String::new(),
+            roster: Vec::new(),
+            needs_rejoin: false,
+        }
+    }
+}
+
 /// A conversation in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListEntry {

@@ -331,12 +331,6 @@ impl<'a> Read<'a> {
         Ok(rows.collect::<Result<Vec<_>, _>>()?.join("; "))
     }
 
-    /// The statement of [`Read::rows_before`], for the plan test.
-    #[must_use]
-    pub fn rows_before_sql() -> String {
-        format!("{MESSAGE} WHERE conversation_id = ?1 AND pos < ?2 ORDER BY pos DESC LIMIT ?3")
-    }
-
     pub(crate) fn damaged(what: &'static str) -> StoreError {
         StoreError::Damaged(what)
     }

@@ -434,11 +434,6 @@ impl Write<'_> {
         .map(|_| ())
     }
 
-    /// Replaces what a job is to do (its next step).
-    pub fn set_job_body(&self, id: i64, body: &[u8]) -> StoreResult<()> {
-        self.run("UPDATE outbox SET body = ?1 WHERE id = ?2", params![body, id]).map(|_| ())
-    }
-
     /// Lets a job wait.
     pub fn delay_job(&self, id: i64, not_before: UnixMillis) -> StoreResult<()> {
         self.run("UPDATE outbox SET attempts = attempts + 1, not_before = ?1 WHERE id = ?2", params![not_before, id]).map(|_| ())
@@ -458,11 +453,6 @@ impl Write<'_> {
     pub fn delete_jobs_with(&self, id: ConversationId, kind: &str, body: &[u8]) -> StoreResult<()> {
         self.run("DELETE FROM outbox WHERE conversation_id = ?1 AND kind = ?2 AND body = ?3", params![id.as_bytes(), kind, body])
             .map(|_| ())
-    }
-
-    /// A job is done, by its idempotency key.
-    pub fn delete_job_by_temp_id(&self, temp_id: TempId) -> StoreResult<()> {
-        self.run("DELETE FROM outbox WHERE temp_id = ?1", [temp_id.as_bytes()]).map(|_| ())
     }
 
     /// What was encrypted for an older state of the group is encrypted anew.

@@ -228,12 +228,4 @@ impl Person {
         })
         .await
     }
-
-    /// Waits until the only conversation, or the one with that many members, is there.
-    pub async fn conversation_with(&self, members: usize) -> Result<ConversationId> {
-        until(&format!("{} has a conversation of {members}", self.name), || async {
-            Ok(self.engine.read(|r| r.conversations())?.into_iter().find(|c| c.roster.len() == members).map(|c| c.id))
-        })
-        .await
-    }
 }

@@ -7,9 +7,9 @@ mod membership;
 mod resend;
 mod stay;
 
-pub use membership::vet_group;
+pub use membership::{project, vet_group};
 
-use self::membership::{Facts, policy, project};
+use self::membership::{Facts, policy};
 use self::resend::{answer_resend, resent};
 use self::stay::{reset, welcome};
 use super::Cx;
@@ -17,7 +17,7 @@ use crate::jobs::{self, kind};
 use crate::{EngineError, EngineResult};
 use sc_e2ee::E2eeError;
 use sc_e2ee::content::{Content, Message, Text};
-use sc_e2ee::group::{Change, Leaf, Received};
+use sc_e2ee::group::{Leaf, Received};
 use sc_protocol::frame::{Envelope, EnvelopeKind};
 use sc_protocol::rest::ConversationKind;
 use sc_protocol::{ConversationId, TempId, UnixMillis};
@@ -60,7 +60,8 @@ impl Todo {
         }
     }
 
-    fn refresh(&mut self, id: ConversationId) {
+    /// Asks for the details of a conversation.
+    pub fn want_refresh(&mut self, id: ConversationId) {
         if !self.refresh.contains(&id) {
             self.refresh.push(id);
         }
@@ -112,25 +113,11 @@ fn find(cx: &mut Cx<'_>, id: ConversationId, generation: u32, todo: &mut Todo) -
     if let Some(c) = cx.r().conversation(id)? {
         return Ok(c);
     }
-    let c = Conversation {
-        id,
-        kind: ConversationKind::Group,
-        title: String::new(),
-        peer: None,
-        generation,
-        suite: 0,
-        state: ConversationState::Joining,
-        last_seq: 0,
-        read_seq: 0,
-        last_activity: cx.now,
-        next_n: 1,
-        draft: String::new(),
-        roster: Vec::new(),
-        needs_rejoin: false,
-    };
+    let new = Conversation::new(id, ConversationKind::Group, ConversationState::Joining, cx.now);
+    let c = Conversation { generation, ..new };
     cx.w.insert_conversation(&c)?;
     cx.events.insert(crate::Event::Conversations);
-    todo.refresh(id);
+    todo.want_refresh(id);
     Ok(c)
 }
 
@@ -274,10 +261,7 @@ fn undecryptable(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, cause: &str) -
 }
 
 fn handshake(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
-    if e.generation != c.generation || c.state == ConversationState::Left {
-        return Ok(());
-    }
-    if c.state != ConversationState::Active {
+    if e.generation != c.generation || c.state != ConversationState::Active {
         return Ok(());
     }
     let facts = Facts::of(cx, c)?;
@@ -347,6 +331,16 @@ pub fn break_session(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
     Ok(())
 }
 
+/// Queues a join of its own accord, unless a Welcome comes within `wait_ms`.
+pub fn queue_join(cx: &mut Cx<'_>, id: ConversationId, wait_ms: i64) -> EngineResult<()> {
+    if !cx.r().has_job(id, kind::REJOIN)? {
+        let job = cx.w.push_job_first(id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
+        cx.w.delay_job(job, cx.now + wait_ms)?;
+        cx.events.insert(crate::Event::Outbox);
+    }
+    Ok(())
+}
+
 /// Queues a rejoin before everything else of the conversation.
 pub fn queue_rejoin(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
     // One that waits for a Welcome does nothing when that has come: it is not the same.
@@ -404,18 +398,6 @@ fn own(cx: &mut Cx<'_>, id: ConversationId, temp_id: TempId, seq: u64, at: UnixM
     cx.w.set_last_seq(id, seq, at)?;
     cx.changed(id);
     Ok(())
-}
-
-impl Todo {
-    /// Asks for the details of a conversation.
-    pub fn want_refresh(&mut self, id: ConversationId) {
-        self.refresh(id);
-    }
-}
-
-/// Projection of a commit of our own that was accepted.
-pub fn project_own(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
-    project(cx, c, seq, at, change, todo)
 }
 
 /// A conversation error that the caller turns into words.

@@ -1,8 +1,8 @@
 //! "Reset Secure Session": what it will do, doing it, what it has done.
 
-use super::{Engine, Event, cbor, outbox_guard};
+use super::{Engine, Event, cbor};
 use crate::account::{self, Account};
-use crate::core::inbox::queue_rejoin;
+use crate::core::inbox::{left, queue_rejoin};
 use crate::jobs::kind;
 use crate::{EngineError, EngineResult};
 use sc_protocol::{ConversationId, TempId, UserId};
@@ -117,7 +117,7 @@ impl Engine {
                     .db
                     .write(move |cx| {
                         let c = cx.conversation(id)?;
-                        outbox_guard(&c)?;
+                        left(&c)?;
                         queue_rejoin(cx, &c)
                     })
                     .await?;
@@ -127,7 +127,7 @@ impl Engine {
                 self.0
                     .db
                     .write(move |cx| {
-                        outbox_guard(&cx.conversation(id)?)?;
+                        left(&cx.conversation(id)?)?;
                         if !cx.r().has_job(id, kind::RESET)? {
                             cx.w.push_job_first(id, kind::RESET, TempId::generate(), &[])?;
                         }

@@ -20,8 +20,8 @@ use crate::{db, now_ms};
 use futures_util::future::BoxFuture;
 use sc_protocol::frame::{Envelope, EnvelopeKind, ServerFrame};
 use sc_protocol::rest::{Appended, SendMessage};
-use sc_protocol::{Blob, ConversationId, DeviceId, ErrorCode, TempId, UserId};
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sc_protocol::{ConversationId, DeviceId, ErrorCode, TempId, UserId};
+use sqlx::SqliteConnection;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -320,7 +320,11 @@ async fn transact(cx: &mut WriteCx, batch: &mut Vec<Op>) -> ApiResult<()> {
 async fn operate(cx: &mut WriteCx, f: TxFn, refused: Box<dyn FnOnce(ApiError) + Send>) -> ApiResult<()> {
     let before = std::mem::take(&mut cx.touched);
     let effects = cx.effects.len();
-    sqlx::query("SAVEPOINT op").execute(&mut cx.conn).await?;
+    if let Err(e) = sqlx::query("SAVEPOINT op").execute(&mut cx.conn).await {
+        let e = ApiError::from(e);
+        refused(e.clone());
+        return Err(e);
+    }
     match f(cx).await {
         Ok(done) => {
             cx.effects.push(Effect::Done(done, Ok(())));
@@ -333,9 +337,9 @@ async fn operate(cx: &mut WriteCx, f: TxFn, refused: Box<dyn FnOnce(ApiError) + 
             }
             cx.effects.truncate(effects);
             cx.forget();
-            sqlx::query("ROLLBACK TO op").execute(&mut cx.conn).await?;
             // Told after the commit: it may speak of what this batch stored.
             cx.effects.push(Effect::Refused(refused, e));
+            sqlx::query("ROLLBACK TO op").execute(&mut cx.conn).await?;
         }
     }
     cx.touched.extend(before);
@@ -380,39 +384,47 @@ async fn flush(cx: &mut WriteCx, pending: &mut Vec<Append>) -> ApiResult<()> {
                 c.last_seq = c.last_seq.min(e.seq - 1);
             }
         }
+        // What is not stored yet stays in `pending`: whoever ends the batch answers it.
         pending.reverse();
-        while let Some(a) = pending.pop() {
-            flush_one(cx, a).await?;
+        while let Some(a) = pending.last() {
+            let placed = store_one(cx, a).await?;
+            if let Some(a) = pending.pop() {
+                settle(cx, a, placed);
+            }
         }
         return Ok(());
     }
     sqlx::query("RELEASE bulk").execute(&mut cx.conn).await?;
     touch_activity(cx, &envelopes).await?;
     for (a, p) in std::mem::take(pending).into_iter().zip(placed) {
-        match p {
-            Placed::New(envelope) => succeed(cx, a, envelope),
-            Placed::Again(done) => cx.effects.push(Effect::Answer(a.reply, Ok(done))),
-            Placed::Refused(e) => cx.effects.push(Effect::Answer(a.reply, Err(e))),
-        }
+        settle(cx, a, p);
     }
     Ok(())
 }
 
-async fn flush_one(cx: &mut WriteCx, a: Append) -> ApiResult<()> {
+/// Stores one message that was perhaps stored before.
+async fn store_one(cx: &mut WriteCx, a: &Append) -> ApiResult<Placed> {
     if let Some(done) = cx.earlier(a.device, a.message.temp_id).await? {
-        cx.effects.push(Effect::Answer(a.reply, Ok(done)));
-        return Ok(());
+        return Ok(Placed::Again(done));
     }
-    match place(cx, &a).await {
+    match place(cx, a).await {
         Ok(envelope) => {
             insert_rows(&mut cx.conn, std::slice::from_ref(&envelope)).await?;
             touch_activity(cx, std::slice::from_ref(&envelope)).await?;
-            succeed(cx, a, envelope);
+            Ok(Placed::New(envelope))
         }
-        Err(e) if e.0.code == ErrorCode::StorageFull => return Err(e),
-        Err(e) => cx.effects.push(Effect::Answer(a.reply, Err(e))),
+        Err(e) if e.0.code == ErrorCode::StorageFull => Err(e),
+        Err(e) => Ok(Placed::Refused(e)),
     }
-    Ok(())
+}
+
+/// What a message is answered with, once the batch is durable.
+fn settle(cx: &mut WriteCx, a: Append, placed: Placed) {
+    match placed {
+        Placed::New(envelope) => succeed(cx, a, envelope),
+        Placed::Again(done) => cx.effects.push(Effect::Answer(a.reply, Ok(done))),
+        Placed::Refused(e) => cx.effects.push(Effect::Answer(a.reply, Err(e))),
+    }
 }
 
 fn succeed(cx: &mut WriteCx, a: Append, envelope: Envelope) {
@@ -467,14 +479,4 @@ fn appended(e: &Envelope) -> Appended {
 
 fn sent_frame(request_id: u64, a: &Appended) -> ServerFrame {
     ServerFrame::MessageSent { request_id, conversation_id: a.conversation_id, temp_id: a.temp_id, seq: a.seq, sent_at: a.sent_at }
-}
-
-/// A blob column as wire bytes.
-pub(crate) fn blob(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Blob, sqlx::Error> {
-    row.try_get::<Vec<u8>, _>(column).map(Blob::from)
-}
-
-/// Closes a connection and waits for its thread.
-pub async fn close(conn: SqliteConnection) -> Result<(), sqlx::Error> {
-    conn.close().await
 }

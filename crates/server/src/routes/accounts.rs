@@ -3,7 +3,6 @@
 use super::{Answer, Body, Path};
 use crate::auth::{self, Authed, MaybePending};
 use crate::error::{ApiError, ApiResult, is_unique_violation};
-use crate::log::writer::blob;
 use crate::{App, db, identity, now_ms};
 use axum::Json;
 use axum::extract::State;
@@ -266,8 +265,8 @@ pub fn user_info(r: &SqliteRow) -> ApiResult<UserInfo> {
     Ok(UserInfo {
         user_id: db::user_id(r, "user_id")?,
         username: r.try_get("username")?,
-        identity_key: blob(r, "identity_key")?,
-        device_list: blob(r, "device_list")?,
+        identity_key: db::blob(r, "identity_key")?,
+        device_list: db::blob(r, "device_list")?,
     })
 }
 

@@ -5,7 +5,7 @@ use crate::auth::Authed;
 use crate::error::{ApiError, ApiResult};
 use crate::log::read;
 use crate::log::state::ConvState;
-use crate::log::writer::{Append, Reply, WriteCx, blob};
+use crate::log::writer::{Append, Reply, WriteCx};
 use crate::mls::{self, Group, Member};
 use crate::{App, db};
 use axum::Json;
@@ -53,7 +53,7 @@ pub async fn info(conn: &mut SqliteConnection, id: ConversationId, device: Devic
     Ok(Some(ConversationInfo {
         conversation_id: id,
         kind: db::kind(row.try_get("kind")?),
-        group_id: blob(&row, "group_id")?,
+        group_id: db::blob(&row, "group_id")?,
         epoch: db::uint(row.try_get("epoch")?),
         last_seq: db::uint(last),
         device_in_group: leaf.is_some(),

@@ -3,7 +3,7 @@
 use super::{Answer, Body, Path};
 use crate::auth::{Authed, MaybePending};
 use crate::error::{ApiError, ApiResult};
-use crate::log::writer::{WriteCx, blob};
+use crate::log::writer::WriteCx;
 use crate::mls::{self, Member};
 use crate::routes::{accounts, groups};
 use crate::{App, db, identity};
@@ -31,8 +31,8 @@ pub async fn list(State(app): State<App>, who: Authed) -> Answer<Vec<DeviceInfo>
         Ok(DeviceInfo {
             device_id: db::device_id(r, "device_id")?,
             name: r.try_get("name")?,
-            signature_key: blob(r, "signature_key")?,
-            link_key: blob(r, "link_key")?,
+            signature_key: db::blob(r, "signature_key")?,
+            link_key: db::blob(r, "link_key")?,
             pending: r.try_get::<&str, _>("status")? == "pending",
             created_at: r.try_get("created_at")?,
             last_seen: r.try_get("last_seen")?,
@@ -326,5 +326,5 @@ async fn claim_one(cx: &mut WriteCx, device: DeviceId, suite: u16) -> ApiResult<
             cx.to_devices(ServerFrame::KeyPackagesLow { suite, remaining }, vec![device]);
         }
     }
-    Ok(Some(blob(&row, "key_package")?))
+    Ok(Some(db::blob(&row, "key_package")?))
 }

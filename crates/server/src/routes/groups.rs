@@ -3,7 +3,7 @@
 use super::{Answer, Body, Path};
 use crate::auth::Authed;
 use crate::error::{ApiError, ApiResult};
-use crate::log::writer::{WriteCx, blob, refusal};
+use crate::log::writer::{WriteCx, refusal};
 use crate::mls::{self, CommitEffect, Group, Member};
 use crate::{App, db};
 use axum::Json;
@@ -31,7 +31,7 @@ async fn load(cx: &mut WriteCx, id: ConversationId) -> ApiResult<Stored> {
     Ok(Stored {
         group,
         generation: u32::try_from(row.try_get::<i64, _>("generation")?).unwrap_or(0),
-        group_info: blob(&row, "group_info")?,
+        group_info: db::blob(&row, "group_info")?,
     })
 }
 

@@ -68,7 +68,7 @@ pub(super) fn weaker(new: u16, old: u16) -> bool {
 }
 
 /// System lines and pins for a change that was merged.
-pub(super) fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
+pub fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMillis, change: &Change, todo: &mut Todo) -> EngineResult<()> {
     let leaves = cx.with_group(c, |g, _| Ok(if g.is_active() { g.leaves()? } else { Vec::new() }))?.unwrap_or_default();
     let known = cx.r().trusted(c.id)?;
     let by = change.committer.user;
@@ -114,6 +114,6 @@ pub(super) fn project(cx: &mut Cx<'_>, c: &Conversation, seq: u64, at: UnixMilli
         cx.delete_group(c.id, c.generation)?;
     }
     cx.changed(c.id);
-    todo.refresh(c.id);
+    todo.want_refresh(c.id);
     Ok(())
 }

@@ -1,15 +1,17 @@
 //! How a stay in a group begins: by Welcome, or anew after a reset.
 
 use super::membership::{Facts, weaker};
-use super::{Todo, queue_rejoin};
+use super::{Todo, queue_join, queue_rejoin};
 use crate::EngineResult;
 use crate::core::Cx;
 use crate::jobs::{self, kind};
 use sc_e2ee::group::Group;
 use sc_e2ee::reset::Announcement;
-use sc_protocol::TempId;
 use sc_protocol::frame::Envelope;
 use sc_store::model::{Conversation, ConversationState, System};
+
+/// After a reset its author adds everybody; a device that is forgotten joins by itself after this.
+const RESET_WAIT_MS: i64 = 5_000;
 
 pub(super) fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
     // Nobody can be added who is inside: a Welcome never replaces a group that works.
@@ -73,7 +75,7 @@ pub(super) fn welcome(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mu
     {
         cx.w.insert_system(c.id, e.seq, e.sent_at, &System::Created { by })?;
     }
-    todo.refresh(c.id);
+    todo.want_refresh(c.id);
     cx.events.insert(crate::Event::Outbox);
     Ok(())
 }
@@ -107,10 +109,7 @@ pub(super) fn reset(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut 
     cx.w.forget_ciphertexts(c.id)?;
     cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionReset { by: e.sender_user })?;
     // The Welcome follows in a moment; if it does not, the device joins by itself.
-    if !cx.r().has_job(c.id, kind::REJOIN)? {
-        let job = cx.w.push_job_first(c.id, kind::REJOIN, TempId::generate(), &jobs::encode(&jobs::Rejoin { only_if_joining: true })?)?;
-        cx.w.delay_job(job, cx.now + 5_000)?;
-    }
-    todo.refresh(c.id);
+    queue_join(cx, c.id, RESET_WAIT_MS)?;
+    todo.want_refresh(c.id);
     Ok(())
 }
