@@ -323,14 +323,6 @@ impl<'a> Read<'a> {
         Ok(self.one("SELECT COUNT(*) FROM messages", [], |r| r.get::<_, i64>(0).map(uint))?.unwrap_or(0))
     }
 
-    /// The steps SQLite takes for a statement, to test that hot queries use their index.
-    pub fn plan(&self, sql: &str) -> StoreResult<String> {
-        let mut st = self.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-        let n = st.parameter_count();
-        let rows = st.query_map(rusqlite::params_from_iter(std::iter::repeat_n(rusqlite::types::Null, n)), |r| r.get::<_, String>(3))?;
-        Ok(rows.collect::<Result<Vec<_>, _>>()?.join("; "))
-    }
-
     pub(crate) fn damaged(what: &'static str) -> StoreError {
         StoreError::Damaged(what)
     }
