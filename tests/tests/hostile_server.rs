@@ -1,10 +1,11 @@
-//! A server that lies. What it does is written into its own store; the clients are the real ones.
+//! A server that lies, and one whose operator suspends an account. What it does is written into its own store; the clients are the real ones.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use anyhow::Result;
 use sc_e2ee::identity::{AccountIdentity, DeviceKeys};
+use sc_engine::ConnectionState;
 use sc_protocol::identity::DeviceList;
-use sc_protocol::{ConversationId, UserId};
+use sc_protocol::{ConversationId, ErrorCode, UserId};
 use sc_store::model::{IdentityChange, RowKind, Status};
 use sc_testkit::{World, until};
 
@@ -201,8 +202,24 @@ async fn a_roster_the_server_invents_lets_nobody_in() -> Result<()> {
     .await?;
     alice.say(c, "eve must not read this").await?;
     bob.sees(c, "eve must not read this").await?;
-    eve.say(c, "probe").await.ok();
     assert!(eve.engine.read(|r| r.search("eve must not read", None, 5))?.is_empty());
     assert_eq!(alice.engine.read(|r| r.conversation(c))?.unwrap().peer, Some(bob.id()?), "what the conversation is has not changed");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_account_is_told_so_and_keeps_what_it_has() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "hello").await?;
+    bob.sees(c, "hello").await?;
+    assert_eq!(tamper(&world, "UPDATE users SET status = 'SUSPENDED' WHERE user_id = $1", vec![bob.id()?.as_bytes().to_vec()]).await?, 1);
+    let bob = bob.restart().await?;
+    let suspended = ConnectionState::LoggedOut(ErrorCode::AccountSuspended);
+    until("bob is told", || async { Ok((*bob.engine.connection()?.borrow() == suspended).then_some(())) }).await?;
+    let login = bob.engine.login(&world.url(), "bob", &sc_testkit::password("bob"), "laptop").await;
+    assert_eq!(login.unwrap_err().code(), "ACCOUNT_SUSPENDED");
+    assert_eq!(bob.texts(c)?, ["hello"]);
     Ok(())
 }
