@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use anyhow::Result;
+use sc_engine::ConnectionState;
+use sc_protocol::rest::Role;
 use sc_store::model::Status;
-use sc_testkit::{World, until};
+use sc_testkit::{Person, World, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_talk_both_ways_in_the_same_order() -> Result<()> {
@@ -88,6 +90,66 @@ async fn somebody_leaves_and_the_others_get_new_keys() -> Result<()> {
     until("the same epoch", || async { Ok((alice.engine.authenticator(c).await? == carol.engine.authenticator(c).await?).then_some(())) })
         .await?;
     assert!(!bob.texts(c)?.contains(&"bob is gone".to_owned()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_held_to_and_an_owner_leaves_once_the_group_is_handed_over() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob, carol) = (world.person("alice").await?, world.person("bob").await?, world.person("carol").await?);
+    let ids = vec![alice.engine.find_user("bob").await?.user_id, alice.engine.find_user("carol").await?.user_id];
+    let c = alice.engine.create_group("three", ids).await?;
+    alice.say(c, "hello").await?;
+    bob.sees(c, "hello").await?;
+    carol.sees(c, "hello").await?;
+    carol.engine.remove_members(c, vec![bob.id()?]).await?;
+    carol.sees_event(c, "refused").await?;
+    assert_eq!(carol.engine.set_role(c, carol.id()?, Role::Owner).await.unwrap_err().code(), "FORBIDDEN");
+    alice.engine.leave(c).await?;
+    alice.sees_event(c, "refused").await?;
+    alice.engine.set_role(c, bob.id()?, Role::Owner).await?;
+    let role = |p: &Person, of| {
+        p.engine.read(|r| r.conversation(c)).map(|c| c.and_then(|c| c.roster.iter().find(|m| m.user_id == of).map(|m| m.role)))
+    };
+    until("bob knows that the group is his", || async { Ok((role(&bob, bob.id()?)? == Some(Role::Owner)).then_some(())) }).await?;
+    assert_eq!(role(&alice, alice.id()?)?, Some(Role::Admin));
+    alice.engine.leave(c).await?;
+    bob.sees_event(c, "removed").await?;
+    bob.engine.remove_members(c, vec![carol.id()?]).await?;
+    carol.sees_event(c, "removed").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_device_is_logged_out_and_reads_nothing_more() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "before").await?;
+    bob.sees(c, "before").await?;
+    let phone = world.second_device(&alice, 2).await?;
+    until("the phone is in the group", || async { Ok(phone.engine.authenticator(c).await.ok().flatten().map(|_| ())) }).await?;
+    bob.say(c, "to both").await?;
+    phone.sees(c, "to both").await?;
+    alice.engine.revoke_device(phone.engine.account().unwrap().device.device_id).await?;
+    let state = phone.engine.connection()?;
+    until("the phone is logged out", || async {
+        phone.engine.network_changed();
+        Ok(matches!(*state.borrow(), ConnectionState::LoggedOut(_)).then_some(()))
+    })
+    .await?;
+    let epoch = |p: &Person| {
+        let engine = p.engine.clone();
+        async move { engine.authenticator(c).await.map(|a| a.map_or(0, |(epoch, _)| epoch)) }
+    };
+    let with_phone = epoch(&phone).await?;
+    until("the phone's leaf is gone", || async {
+        Ok((epoch(&bob).await? > with_phone && epoch(&alice).await? > with_phone).then_some(()))
+    })
+    .await?;
+    bob.say(c, "not for the phone").await?;
+    alice.sees(c, "not for the phone").await?;
+    assert_eq!(phone.texts(c)?.last().map(String::as_str), Some("to both"));
     Ok(())
 }
 

@@ -163,6 +163,19 @@ try {
     await page.locator('[data-testid=message][data-status=sent]', { hasText: 'Chào cả nhóm' }).waitFor();
     await id('open-card').click();
     await check('group');
+  });
+
+  await test('an owner gives roles, and hands the group over before leaving', async () => {
+    const card = page.getByTestId('card');
+    await card.getByText('You own this group').waitFor();
+    await id('member-lan').click();
+    await id('role-toggle').click();
+    await id('member-lan').filter({ hasText: 'Admin' }).waitFor();
+    await check('group-role');
+    await id('hand-over').click();
+    await id('member-lan').filter({ hasText: 'Owner' }).waitFor();
+    await card.getByRole('button', { name: 'Leave group' }).waitFor();
+    assert((await id('hand-over').count()) === 0, 'roles are the owner’s to give');
     await page.keyboard.press('Escape');
   });
 

@@ -242,6 +242,12 @@ impl App {
                 e.rename(id(&conversation)?, &title).await?;
                 Ok(Value::Null)
             }
+            Command::SetRole { conversation, user, role } => {
+                let role =
+                    serde_json::from_value(Value::String(role)).map_err(|_| AppError::new("BAD_REQUEST", "There is no such role."))?;
+                e.set_role(id(&conversation)?, id(&user)?, role).await?;
+                Ok(Value::Null)
+            }
             Command::Leave { conversation } => {
                 e.leave(id(&conversation)?).await?;
                 Ok(Value::Null)

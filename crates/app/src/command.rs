@@ -87,6 +87,15 @@ pub enum Command {
         /// New title.
         title: String,
     },
+    /// Nothing. By the owner of a group.
+    SetRole {
+        /// The group.
+        conversation: String,
+        /// Account.
+        user: String,
+        /// `OWNER` (hands the group over), `ADMIN`, `MEMBER`.
+        role: String,
+    },
     /// Nothing.
     Leave {
         /// The group.

@@ -159,11 +159,31 @@ pub enum GroupCmd {
         /// Username.
         user: String,
     },
-    /// Leaves.
+    /// Changes a member's role, by the owner.
+    Role {
+        /// Id of the group.
+        conversation: String,
+        /// Username.
+        user: String,
+        /// The new role; `owner` hands the group over.
+        role: MemberRole,
+    },
+    /// Leaves. An owner hands the group over first.
     Leave {
         /// Id of the group.
         conversation: String,
     },
+}
+
+/// What a member of a group may do.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum MemberRole {
+    /// Changes roles.
+    Owner,
+    /// Adds and removes.
+    Admin,
+    /// Reads and writes.
+    Member,
 }
 
 /// What to reset.

@@ -1,6 +1,6 @@
 //! The commands, each a few calls of the app.
 
-use crate::args::{Args, Cmd, GroupCmd, ScopeArg};
+use crate::args::{Args, Cmd, GroupCmd, MemberRole, ScopeArg};
 use crate::output::{ask_secret, confirm, message, print};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +8,7 @@ use sc_app::command::Command;
 use sc_app::view::Phase;
 use sc_app::{App, AppError};
 use sc_engine::{Engine, EngineError, ResetScope};
+use sc_protocol::rest::Role;
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
 use sc_store::model::{Conversation, MessageRow, RowKind, Status};
 use serde_json::{Value, json};
@@ -231,6 +232,17 @@ impl Cli<'_> {
                 self.refresh().await?;
                 let user = engine.find_user(&user).await?.user_id;
                 engine.remove_members(id, vec![user]).await?;
+                id
+            }
+            GroupCmd::Role { conversation, user, role } => {
+                let id = parse(&conversation)?;
+                let user = engine.find_user(&user).await?.user_id;
+                let role = match role {
+                    MemberRole::Owner => Role::Owner,
+                    MemberRole::Admin => Role::Admin,
+                    MemberRole::Member => Role::Member,
+                };
+                engine.set_role(id, user, role).await?;
                 id
             }
             GroupCmd::Leave { conversation } => {

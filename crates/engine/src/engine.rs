@@ -17,7 +17,7 @@ use sc_e2ee::content::Content;
 use sc_e2ee::identity::AccountIdentity;
 use sc_e2ee::safety::SafetyNumber;
 use sc_protocol::frame::ClientFrame;
-use sc_protocol::rest::{ConversationKind, Session, UserInfo};
+use sc_protocol::rest::{ConversationKind, Empty, PutRole, Role, Session, UserInfo};
 use sc_protocol::{ConversationId, ErrorCode, TempId, UserId, limits};
 use sc_store::model::{Contact, IdentityChange, MessageRow};
 use sc_store::{Read, Reader, StoreResult};
@@ -280,6 +280,13 @@ impl Engine {
                 Ok(())
             })
             .await
+    }
+
+    /// Gives a member of a group another role; the owner's own goes with it when it is `OWNER`. Needs the server.
+    pub async fn set_role(&self, id: ConversationId, user: UserId, role: Role) -> EngineResult<()> {
+        let shared = self.shared()?;
+        let _: Empty = shared.api.put(&format!("/v1/conversations/{id}/members/{user}/role"), &PutRole { role }).await?;
+        shared.refresh_conversation(id).await
     }
 
     /// Changes the title of a group.

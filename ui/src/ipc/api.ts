@@ -30,6 +30,7 @@ export const api = {
   addMembers: (conversation: string, users: string[]) => host.call({ type: 'add_members', conversation, users }),
   removeMembers: (conversation: string, users: string[]) => host.call({ type: 'remove_members', conversation, users }),
   rename: (conversation: string, title: string) => host.call({ type: 'rename', conversation, title }),
+  setRole: (conversation: string, user: string, role: 'OWNER' | 'ADMIN' | 'MEMBER') => host.call({ type: 'set_role', conversation, user, role }),
   leave: (conversation: string) => host.call({ type: 'leave', conversation }),
   conversation: (conversation: string) => host.call({ type: 'conversation', conversation }) as Promise<ConversationView>,
   openTimeline: (conversation: string, around: number | null) =>

@@ -77,7 +77,19 @@ conversation: string,
 /**
  * New title.
  */
-title: string, } | { "type": "leave", 
+title: string, } | { "type": "set_role", 
+/**
+ * The group.
+ */
+conversation: string, 
+/**
+ * Account.
+ */
+user: string, 
+/**
+ * `OWNER` (hands the group over), `ADMIN`, `MEMBER`.
+ */
+role: string, } | { "type": "leave", 
 /**
  * The group.
  */
