@@ -57,6 +57,7 @@ async fn a_reset_for_everyone_starts_a_new_group_of_the_same_people() -> Result<
     carol.sees_event(c, "session_reset").await?;
     bob.say(c, "bob after").await?;
     alice.sees(c, "bob after").await?;
+    carol.sees(c, "bob after").await?;
     assert_eq!(alice.texts(c)?, carol.texts(c)?);
     assert_eq!(alice.engine.read(|r| r.conversation(c))?.unwrap().generation, 1);
     assert_eq!(carol.engine.authenticator(c).await?, alice.engine.authenticator(c).await?);

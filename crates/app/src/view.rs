@@ -117,7 +117,7 @@ pub struct Quote {
 #[ts(export, export_to = "SystemLine.ts")]
 pub struct SystemLine {
     /// `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `session_reset`,
-    /// `identity_changed`, `gap`, `refused`.
+    /// `identity_changed`, `gap`, `not_added`, `refused`.
     pub event: String,
     /// Who it is about.
     pub who: String,
@@ -421,6 +421,10 @@ impl Names {
                 who = Some(w);
                 line.count = count;
                 "gap"
+            }
+            System::NotAdded { who: w } => {
+                who = Some(w);
+                "not_added"
             }
             System::Refused { reason } => {
                 line.text = reason;

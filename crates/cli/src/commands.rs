@@ -10,8 +10,8 @@ use sc_app::{App, AppError};
 use sc_engine::{Engine, EngineError, ResetScope};
 use sc_protocol::rest::Role;
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
-use sc_store::model::{Conversation, MessageRow, RowKind, Status};
-use serde_json::{Value, json};
+use sc_store::model::{Conversation, MessageRow, RowKind, Status, System};
+use serde_json::json;
 use std::time::Duration;
 
 /// How long commands wait for the server.
@@ -63,15 +63,8 @@ impl Cli<'_> {
 
     async fn register(&self, server: &str, user: String) -> Result<(), AppError> {
         self.app.call(Command::Register { server: server.to_owned(), username: user, password: password()? }).await?;
-        // Key packages go up now, so that others can write at once.
         self.engine()?.settle(PATIENCE).await?;
-        self.until_key_packages().await?;
         self.whoami()
-    }
-
-    async fn until_key_packages(&self) -> Result<(), AppError> {
-        let engine = self.engine()?;
-        sc_engine::account::refill_key_packages(engine.db(), &engine.http()?).await.map_err(AppError::from)
     }
 
     async fn login(&self, server: &str, user: String, wait: u64) -> Result<(), AppError> {
@@ -253,14 +246,13 @@ impl Cli<'_> {
         };
         engine.settle(PATIENCE).await?;
         // A job that was refused left a line that says why.
-        if let Some(line) =
-            engine.read(|r| r.rows_before(id, 1 << 61, 1))?.pop().filter(|m| m.kind == RowKind::System && m.body.contains("\"refused\""))
-        {
-            let reason = serde_json::from_str::<Value>(&line.body)
-                .ok()
-                .and_then(|v| v.get("reason").and_then(|r| r.as_str().map(str::to_owned)))
-                .unwrap_or_default();
-            return Err(AppError::new(&reason, "The server refused the change."));
+        let last = engine.read(|r| r.rows_before(id, 1 << 61, 1))?.pop().filter(|m| m.kind == RowKind::System);
+        match last.and_then(|m| serde_json::from_str::<System>(&m.body).ok()) {
+            Some(System::Refused { reason }) => return Err(AppError::new(&reason, "The server refused the change.")),
+            Some(System::NotAdded { .. }) => {
+                return Err(AppError::new("NO_KEY_PACKAGE", "Somebody has no device that can be added yet; the others were added."));
+            }
+            _ => {}
         }
         let c = engine.read(|r| r.conversation(id))?.ok_or_else(|| AppError::new("NOT_FOUND", "The group is gone."))?;
         let members: Vec<String> = c.roster.iter().map(|m| m.username.clone()).collect();

@@ -1,7 +1,7 @@
 //! Registration, login, linking, new identities, key packages. The password is used here and goes nowhere.
 
 use crate::api::Api;
-use crate::core::{Db, Own, certificate};
+use crate::core::{Cx, Db, MlsRows, Own, certificate};
 use crate::{EngineError, EngineResult};
 use opaque_ke::errors::ProtocolError;
 use opaque_ke::{
@@ -9,8 +9,9 @@ use opaque_ke::{
     RegistrationResponse,
 };
 use rand::rngs::OsRng;
-use sc_e2ee::group::key_package;
+use sc_e2ee::group::{Context, Crypto, key_package};
 use sc_e2ee::identity::{AccountIdentity, DeviceKeys};
+use sc_e2ee::kv::{KvStorage, ScratchStore};
 use sc_protocol::identity::DeviceList;
 use sc_protocol::opaque::{CONTEXT, Suite};
 use sc_protocol::rest::{
@@ -95,13 +96,83 @@ fn check_name(username: &str) -> EngineResult<()> {
     Err(EngineError::invalid("BAD_USERNAME", "A username has 3 to 32 characters: a-z, 0-9, '.', '_' and '-'."))
 }
 
-/// Makes a new account with this as its first device.
-pub async fn register(api: &Api, username: &str, password: &str, device_name: &str) -> EngineResult<(Account, Session)> {
+/// An identity with its first device, made here and not yet taken by the server. It is stored before it is posted: an
+/// answer that is lost must not cost the account.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The account as it will be.
+    pub account: Account,
+    key_packages: Vec<KeyPackageUpload>,
+    /// Private halves of the key packages.
+    #[serde(with = "serde_bytes")]
+    scratch: Vec<u8>,
+}
+
+impl Prepared {
+    fn new(crypto: &Crypto, account: Account) -> EngineResult<Self> {
+        let own = account.own();
+        let storage = KvStorage(ScratchStore::default());
+        let cx = Context { crypto, storage: &storage, device: &own.device, certificate: &own.certificate };
+        let mut key_packages = Vec::new();
+        for suite in [suite::HYBRID, suite::CLASSIC] {
+            for last_resort in [true, false, false] {
+                key_packages.push(KeyPackageUpload { suite, key_package: Blob::from(key_package(&cx, suite, last_resort)?), last_resort });
+            }
+        }
+        let scratch = storage.0.to_bytes().map_err(sc_e2ee::E2eeError::mls)?;
+        Ok(Self { account, key_packages, scratch })
+    }
+
+    /// A new account.
+    pub async fn account(crypto: &Crypto, api: &Api, username: &str) -> EngineResult<Self> {
+        let server: ServerInfo = api.open_get("/v1/server").await?;
+        let account = Account {
+            server: api.base().to_owned(),
+            user: UserId::generate(),
+            username: username.to_owned(),
+            device: DeviceKeys::generate(&mut OsRng),
+            expected_identity: None,
+            identity: Some(*AccountIdentity::generate(&mut OsRng).seed()),
+            former: Vec::new(),
+            server_key: server.external_sender.to_vec(),
+        };
+        Self::new(crypto, account)
+    }
+
+    /// A new identity for an account (reset level 3): nothing of the old keys signs the new ones.
+    pub fn identity(crypto: &Crypto, account: &Account) -> EngineResult<Self> {
+        let (identity, device) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng));
+        let former =
+            account.former.iter().copied().chain(account.identity.as_ref().map(|s| AccountIdentity::from_seed(s).public())).collect();
+        Self::new(crypto, Account { device, identity: Some(*identity.seed()), former, ..account.clone() })
+    }
+
+    /// Puts the private halves of the key packages where a Welcome finds them.
+    pub fn install(&self, cx: &Cx<'_>) -> EngineResult<()> {
+        let scratch = ScratchStore::from_bytes(&self.scratch).map_err(sc_e2ee::E2eeError::mls)?;
+        Ok(scratch.install(&MlsRows(cx.w)).map_err(sc_e2ee::E2eeError::mls)?)
+    }
+
+    fn device_list(&self, version: u64) -> EngineResult<(Blob, AccountIdentity)> {
+        let a = &self.account;
+        let identity = a.identity.as_ref().map(AccountIdentity::from_seed).ok_or(EngineError::Locked("No identity was prepared."))?;
+        let list = DeviceList { user_id: a.user, version, devices: vec![(a.device.device_id, a.device.public())] };
+        Ok((Blob::from(identity.sign_list(&list)), identity))
+    }
+}
+
+/// Checks what a registration is asked to use.
+pub fn check_credentials(username: &str, password: &str) -> EngineResult<()> {
     check_name(username)?;
     if password.chars().count() < 8 {
         return Err(EngineError::invalid("WEAK_PASSWORD", "A password has at least 8 characters."));
     }
-    let server: ServerInfo = api.open_get("/v1/server").await?;
+    Ok(())
+}
+
+/// Makes a prepared account.
+pub async fn register(api: &Api, prepared: &Prepared, password: &str, device_name: &str) -> EngineResult<Session> {
+    let username = &prepared.account.username;
     let start = ClientRegistration::<Suite>::start(&mut OsRng, password.as_bytes()).map_err(broken)?;
     let request = RegisterStart { username: username.to_owned(), request: Blob::from(start.message.serialize().as_slice()) };
     let challenge: AuthChallenge = api.open_post("/v1/auth/register/start", &request).await?;
@@ -116,28 +187,17 @@ pub async fn register(api: &Api, username: &str, password: &str, device_name: &s
     .await
     .map_err(broken)?
     .map_err(broken)?;
-    let (identity, device, user) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng), UserId::generate());
-    let list = DeviceList { user_id: user, version: 1, devices: vec![(device.device_id, device.public())] };
+    let (device_list, identity) = prepared.device_list(1)?;
     let finish = RegisterFinish {
         username: username.to_owned(),
         upload,
-        user_id: user,
+        user_id: prepared.account.user,
         identity_key: blob32(&identity.public()),
-        device: new_device(&device, device_name),
-        device_list: Blob::from(identity.sign_list(&list)),
+        device: new_device(&prepared.account.device, device_name),
+        device_list,
+        key_packages: prepared.key_packages.clone(),
     };
-    let session: Session = api.open_post("/v1/auth/register/finish", &finish).await?;
-    let account = Account {
-        server: api.base().to_owned(),
-        user,
-        username: username.to_owned(),
-        device,
-        expected_identity: None,
-        identity: Some(*identity.seed()),
-        former: Vec::new(),
-        server_key: server.external_sender.to_vec(),
-    };
-    Ok((account, session))
+    api.open_post("/v1/auth/register/finish", &finish).await
 }
 
 /// Logs a device in. A device the account does not know waits until another one approves it.
@@ -195,30 +255,21 @@ pub async fn own_list(api: &Api, own: &Own) -> EngineResult<DeviceList> {
     Ok(DeviceList::verify(info.device_list.as_slice(), &identity.public()).map_err(sc_e2ee::E2eeError::from)?)
 }
 
-/// The keys of a new identity (reset level 3): nothing of the old ones signs them. To be stored before they are posted.
-#[must_use]
-pub fn prepare_identity(account: &Account) -> Account {
-    let (identity, device) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng));
-    let former = account.former.iter().copied().chain(account.identity.as_ref().map(|s| AccountIdentity::from_seed(s).public())).collect();
-    Account { device, identity: Some(*identity.seed()), former, ..account.clone() }
-}
-
 /// Makes the server use a prepared identity. When the server has it already, that is fine: an answer was lost.
-pub async fn post_identity(api: &Api, account: &Account, device_name: &str) -> EngineResult<()> {
-    let own = account.own();
-    let identity = own.identity.as_ref().ok_or(EngineError::Locked("No identity was prepared."))?;
+pub async fn post_identity(api: &Api, prepared: &Prepared, device_name: &str) -> EngineResult<()> {
+    let account = &prepared.account;
     let old: UserInfo = api.get(&format!("/v1/users/{}", account.user)).await?;
     // The version must follow; the old key may be lost, so the list is read without it.
     let version = DeviceList::verify(old.device_list.as_slice(), old.identity_key.as_slice()).map_err(sc_e2ee::E2eeError::from)?.version;
+    let (device_list, identity) = prepared.device_list(version + 1)?;
     if old.identity_key.as_slice() == identity.public() {
         return Ok(());
     }
-    let device = &account.device;
-    let list = DeviceList { user_id: account.user, version: version + 1, devices: vec![(device.device_id, device.public())] };
     let request = ResetIdentity {
         identity_key: blob32(&identity.public()),
-        device_list: Blob::from(identity.sign_list(&list)),
-        device: new_device(device, device_name),
+        device_list,
+        device: new_device(&account.device, device_name),
+        key_packages: prepared.key_packages.clone(),
     };
     let _: Empty = api.post("/v1/identity/reset", &request).await?;
     Ok(())

@@ -51,6 +51,8 @@ pub struct RegisterFinish {
     pub device: NewDevice,
     /// Version 1 of the signed device list (CBOR, `e2ee::identity`).
     pub device_list: Blob,
+    /// First key packages, a last resort for every suite among them: whoever can be found can be written to.
+    pub key_packages: Vec<KeyPackageUpload>,
 }
 
 /// `POST /v1/auth/login/start`.
@@ -170,6 +172,8 @@ pub struct ResetIdentity {
     pub device_list: Blob,
     /// The device's new keys.
     pub device: NewDevice,
+    /// Its first key packages, as at registration.
+    pub key_packages: Vec<KeyPackageUpload>,
 }
 
 /// An account as others see it: `GET /v1/users/{id}`, `GET /v1/users/by-name/{username}`.

@@ -247,6 +247,11 @@ pub enum System {
         /// How many.
         count: u64,
     },
+    /// Somebody could not be added: none of their devices can be at the moment.
+    NotAdded {
+        /// Who.
+        who: UserId,
+    },
     /// A group change was refused because it breaks the rules.
     Refused {
         /// Why, as a code.

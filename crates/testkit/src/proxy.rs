@@ -3,7 +3,10 @@
 use anyhow::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -23,6 +26,7 @@ pub struct Proxy {
     /// Where clients connect to.
     pub addr: SocketAddr,
     network: Arc<watch::Sender<Network>>,
+    lose: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -31,7 +35,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
         let network = Arc::new(watch::channel(Network::Up).0);
-        let switch = network.clone();
+        let lose = Arc::new(AtomicUsize::new(0));
+        let (switch, losing) = (network.clone(), lose.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *switch.borrow() == Network::Down {
@@ -40,16 +45,21 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(target).await else { continue };
                 let (cr, cw) = client.into_split();
                 let (sr, sw) = server.into_split();
-                tokio::spawn(pump(cr, sw, switch.subscribe()));
-                tokio::spawn(pump(sr, cw, switch.subscribe()));
+                tokio::spawn(pump(cr, sw, switch.subscribe(), None));
+                tokio::spawn(pump(sr, cw, switch.subscribe(), Some(losing.clone())));
             }
         });
-        Ok(Self { addr, network })
+        Ok(Self { addr, network, lose })
     }
 
     /// Turns the switch.
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
+    }
+
+    /// Loses the `nth` answer from now on, counted from 1, and breaks its connection.
+    pub fn lose_answer(&self, nth: usize) {
+        self.lose.store(nth, SeqCst);
     }
 
     /// The address for clients.
@@ -59,7 +69,7 @@ impl Proxy {
     }
 }
 
-async fn pump(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, mut network: watch::Receiver<Network>) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watch::Receiver<Network>, lose: Option<Arc<AtomicUsize>>) {
     let mut buffer = vec![0u8; 16 * 1024];
     loop {
         let state = *network.borrow_and_update();
@@ -76,6 +86,10 @@ async fn pump(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp:
         tokio::select! {
             n = from.read(&mut buffer) => {
                 let Ok(n @ 1..) = n else { return };
+                // The one to lose takes its connection with it.
+                if lose.as_ref().is_some_and(|l| l.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)) == Ok(1)) {
+                    return;
+                }
                 if to.write_all(buffer.get(..n).unwrap_or_default()).await.is_err() {
                     return;
                 }

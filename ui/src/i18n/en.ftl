@@ -122,6 +122,7 @@ sys-gap = { $count ->
     [one] { $count } message from { $who } was held back on the way
    *[other] { $count } messages from { $who } were held back on the way
 }
+sys-not_added = { $who } could not be added yet: none of their devices can be reached. Try again when they have been online.
 sys-refused = A change was refused: { $text }
 # composer
 composer-placeholder = Write a message

@@ -104,6 +104,7 @@ sys-session_reset = { $by } đã đặt lại phiên bảo mật cho mọi ngư�
 sys-session_reset-by-own = Bạn đã đặt lại phiên bảo mật cho mọi người
 sys-identity_changed = Mã an toàn với { $who } đã đổi
 sys-gap = { $count } tin của { $who } bị giữ lại trên đường
+sys-not_added = Chưa thể thêm { $who }: không có thiết bị nào của họ nhận được. Hãy thử lại khi họ đã trực tuyến.
 sys-refused = Một thay đổi bị từ chối: { $text }
 composer-placeholder = Viết tin nhắn
 composer-send = Gửi

@@ -1,14 +1,17 @@
 //! Accounts and devices: registering, logging in, linking, removing.
 
-use super::{ACCOUNT, Engine, Event, cbor, lock};
-use crate::account::{self, Account};
+use super::{ACCOUNT, Engine, Event, SESSION, cbor, lock};
+use crate::account::{self, Account, Prepared};
 use crate::api::Api;
 use crate::sync;
 use crate::{EngineError, EngineResult};
 use sc_e2ee::identity::{AccountIdentity, DeviceKeys, link_code};
 use sc_protocol::identity::DeviceList;
-use sc_protocol::rest::{ApproveDevice, DeviceInfo, Empty, PutDeviceList};
-use sc_protocol::{Blob, DeviceId};
+use sc_protocol::rest::{ApproveDevice, DeviceInfo, Empty, PutDeviceList, Session};
+use sc_protocol::{Blob, DeviceId, ErrorCode};
+
+/// Keys that are being posted, see [`Prepared`].
+pub(super) const PREPARED: &str = "account_next";
 
 fn code(a: &Account) -> String {
     link_code(a.user, a.device.device_id, &a.device.public(), &a.device.link_public(), &a.expected_identity.unwrap_or_default())
@@ -20,9 +23,52 @@ impl Engine {
         if self.account().is_some() {
             return Err(EngineError::invalid("LOGGED_IN", "This profile has an account already."));
         }
-        let (account, session) = account::register(&Api::new(server)?, username, password, device_name).await?;
-        self.store_account(&account, &session).await?;
-        self.go_live(account, Some(session)).await
+        account::check_credentials(username, password)?;
+        let api = Api::new(server)?;
+        let kept = self.prepared()?.filter(|p| p.account.server == api.base() && p.account.username == username);
+        let again = kept.is_some();
+        let prepared = match kept {
+            Some(p) => p,
+            None => account::Prepared::account(&self.0.db.crypto, &api, username).await?,
+        };
+        self.keep_prepared(&prepared).await?;
+        let session = match account::register(&api, &prepared, password, device_name).await {
+            Ok(session) => session,
+            // An earlier try may have come through without its answer: then the name is taken by this very device.
+            Err(taken @ EngineError::Server(_)) if again && taken.code() == ErrorCode::UsernameTaken.as_str() => {
+                let session = account::login(&api, username, password, &prepared.account.device, device_name).await;
+                let ours = |s: &Session| !s.pending && s.user_id == prepared.account.user;
+                session.ok().filter(ours).ok_or(taken)?
+            }
+            Err(e) => return Err(e),
+        };
+        self.take_prepared(&prepared, &session).await?;
+        self.go_live(prepared.account, Some(session)).await
+    }
+
+    /// What was prepared and may have been taken by the server.
+    pub(super) fn prepared(&self) -> EngineResult<Option<Prepared>> {
+        Ok(self.read(|r| r.meta(PREPARED))?.and_then(|b| ciborium::from_reader(b.as_slice()).ok()))
+    }
+
+    /// Stores what is about to be posted.
+    pub(super) async fn keep_prepared(&self, p: &Prepared) -> EngineResult<()> {
+        let bytes = cbor(p)?;
+        self.0.db.write(move |cx| Ok(cx.w.set_meta(PREPARED, &bytes)?)).await
+    }
+
+    /// The server has taken it: it is the account from now on.
+    async fn take_prepared(&self, p: &Prepared, session: &Session) -> EngineResult<()> {
+        let (p, a, s) = (p.clone(), cbor(&p.account)?, cbor(session)?);
+        self.0
+            .db
+            .write(move |cx| {
+                p.install(cx)?;
+                cx.w.set_meta(ACCOUNT, &a)?;
+                cx.w.set_meta(SESSION, &s)?;
+                Ok(cx.w.delete_meta(PREPARED)?)
+            })
+            .await
     }
 
     /// Logs in: this device again, or as a new device of the account that then waits for approval. Returns the code to

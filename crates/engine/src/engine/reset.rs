@@ -1,7 +1,8 @@
 //! "Reset Secure Session": what it will do, doing it, what it has done.
 
-use super::{Engine, Event, cbor};
-use crate::account::{self, Account};
+use super::devices::PREPARED;
+use super::{Engine, Event};
+use crate::account::{self, Prepared};
 use crate::core::inbox::{left, queue_rejoin};
 use crate::jobs::kind;
 use crate::{EngineError, EngineResult};
@@ -55,9 +56,6 @@ pub struct Report {
     /// Messages that are still being asked for.
     pub requested: u32,
 }
-
-/// A new identity that is being posted.
-const NEXT_ACCOUNT: &str = "account_next";
 
 impl Engine {
     /// What a reset would do.
@@ -196,19 +194,22 @@ impl Engine {
         let session = account::login(&shared.api, &account.username, password, &account.device, "").await?;
         shared.api.set_session(session.clone()).await?;
         // The new keys are stored before the server knows them: a lost answer must not lock the account out.
-        let kept: Option<Account> = self.read(|r| r.meta(NEXT_ACCOUNT))?.and_then(|b| ciborium::from_reader(b.as_slice()).ok());
-        let fresh = kept.unwrap_or_else(|| account::prepare_identity(&account));
-        let bytes = cbor(&fresh)?;
-        self.0.db.write(move |cx| Ok(cx.w.set_meta(NEXT_ACCOUNT, &bytes)?)).await?;
+        let fresh = match self.prepared()?.filter(|p| p.account.user == account.user) {
+            Some(kept) => kept,
+            None => Prepared::identity(&self.0.db.crypto, &account)?,
+        };
+        self.keep_prepared(&fresh).await?;
         account::post_identity(&shared.api, &fresh, "SecureConnect").await?;
         shared.stop.send_replace(true);
         // The refresh token was moved to the new device: its tokens first, then everything else.
         shared.api.refresh(&session.access_token).await?;
+        let private = fresh.clone();
         let targets = self
             .0
             .db
-            .write(|cx| {
-                cx.w.delete_meta(NEXT_ACCOUNT)?;
+            .write(move |cx| {
+                private.install(cx)?;
+                cx.w.delete_meta(PREPARED)?;
                 cx.w.delete_meta("key_packages_at")?;
                 let mut ids = Vec::new();
                 for c in cx.r().conversations()? {
@@ -224,7 +225,7 @@ impl Engine {
                 Ok(ids)
             })
             .await?;
-        self.become_device(fresh).await?;
+        self.become_device(fresh.account).await?;
         Ok(targets)
     }
 }

@@ -8,7 +8,7 @@ use sc_e2ee::group::{CommitBundle, VerifiedKeyPackage, verify_key_package};
 use sc_protocol::identity::DeviceList;
 use sc_protocol::rest::{Appended, ClaimKeyPackages, ClaimedKeyPackages, PostCommit, UserInfo};
 use sc_protocol::{Blob, ConversationId, ErrorCode, UserId};
-use sc_store::model::{Contact, ConversationState, IdentityChange, Job};
+use sc_store::model::{Contact, ConversationState, IdentityChange, Job, System};
 
 /// Version of the own device list, the newest that was seen.
 const OWN_LIST: &str = "own_list_version";
@@ -126,10 +126,10 @@ async fn build_commit(s: &Shared, job: &Job) -> EngineResult<Option<PostCommit>>
         s.db.write(move |cx| Ok(cx.w.delete_job(id)?)).await?;
         return Ok(None);
     };
-    let people: People = if job.kind == kind::COMMIT { People::default() } else { decode(&job.body)? };
+    let mut people: People = if job.kind == kind::COMMIT { People::default() } else { decode(&job.body)? };
     let force = job.kind == kind::COMMIT && decode::<Commit>(&job.body)?.force;
     let adding = job.kind == kind::ADD;
-    let mut packages = Vec::new();
+    let (mut packages, mut absent) = (Vec::new(), Vec::new());
     if adding {
         let own = s.own.user;
         let mut users = people.users.clone();
@@ -139,13 +139,20 @@ async fn build_commit(s: &Shared, job: &Job) -> EngineResult<Option<PostCommit>>
         for user in users {
             packages.extend(claim(s, user, c.suite).await?);
         }
-        if people.users.iter().any(|u| *u != own && !packages.iter().any(|p| p.leaf.user == *u)) && !people.devices_only {
-            return Err(EngineError::invalid("NO_KEY_PACKAGE", "Somebody has no device that can be added yet."));
+        if !people.devices_only {
+            // The others come in all the same.
+            let here = |u: &UserId| packages.iter().any(|p| p.leaf.user == *u);
+            (people.users, absent) = people.users.into_iter().partition(here);
+            absent.retain(|u| *u != own);
         }
     }
     let job = job.clone();
     s.db.write(move |cx| {
         let c = cx.conversation(job.conversation)?;
+        for who in absent {
+            cx.w.insert_system(c.id, c.last_seq, cx.now, &System::NotAdded { who })?;
+            cx.changed(c.id);
+        }
         let removes = people.users.clone();
         let bundle: Option<(CommitBundle, u64)> = cx
             .with_group(&c, |g, mls| {

@@ -1,8 +1,9 @@
 //! Registration, login, tokens, people.
 
-use super::{Answer, Body, Path};
+use super::{Answer, Body, Path, devices};
 use crate::auth::{self, Authed, MaybePending};
 use crate::error::{ApiError, ApiResult, is_unique_violation};
+use crate::mls::Member;
 use crate::{App, db, identity, now_ms};
 use axum::Json;
 use axum::extract::State;
@@ -89,6 +90,7 @@ pub async fn register_finish(State(app): State<App>, Body(b): Body<RegisterFinis
     identity::check_key(b.identity_key.as_slice())?;
     let list = identity::check_list(b.device_list.as_slice(), b.identity_key.as_slice(), b.user_id, 0)?;
     identity::check_listed(&list, b.device.device_id, b.device.signature_key.as_slice())?;
+    devices::check_first_key_packages(&b.key_packages, Member { user: b.user_id, device: b.device.device_id })?;
     let upload = opaque_part(&b.upload, 192, RegistrationUpload::<Suite>::deserialize)?;
     let record = ServerRegistration::<Suite>::finish(upload).serialize().to_vec();
     let inner = app.clone();
@@ -113,6 +115,7 @@ pub async fn register_finish(State(app): State<App>, Body(b): Body<RegisterFinis
                     other => other?,
                 };
                 insert_device(cx, b.user_id, &b.device, "active").await?;
+                devices::store_key_packages(cx, b.device.device_id, &b.key_packages).await?;
                 auth::issue(&inner, cx, b.user_id, b.device.device_id, b.username, false, None).await
             })
         })

@@ -12,10 +12,10 @@ use axum::extract::State;
 use sc_protocol::frame::ServerFrame;
 use sc_protocol::identity::DeviceList;
 use sc_protocol::rest::{
-    ApproveDevice, ClaimKeyPackages, ClaimedKeyPackage, ClaimedKeyPackages, DeviceInfo, Empty, KeyPackageCount, OwnDevice, PutDeviceList,
-    ResetIdentity, UploadKeyPackages,
+    ApproveDevice, ClaimKeyPackages, ClaimedKeyPackage, ClaimedKeyPackages, DeviceInfo, Empty, KeyPackageCount, KeyPackageUpload,
+    OwnDevice, PutDeviceList, ResetIdentity, UploadKeyPackages,
 };
-use sc_protocol::{Blob, DeviceId, ErrorCode, UserId, limits};
+use sc_protocol::{Blob, DeviceId, ErrorCode, UserId, limits, suite};
 use sqlx::{Row as _, SqliteConnection};
 
 /// A new identity needs a login younger than this.
@@ -176,6 +176,7 @@ pub async fn reset_identity(State(app): State<App>, m: MaybePending, Body(b): Bo
     let key = format!("identity {}", who.user);
     app.limiter.take(key, 3, 3.0 / 86_400.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
     identity::check_key(b.identity_key.as_slice())?;
+    check_first_key_packages(&b.key_packages, Member { user: who.user, device: b.device.device_id })?;
     let inner = app.clone();
     app.writer
         .write(move |cx| {
@@ -192,6 +193,7 @@ pub async fn reset_identity(State(app): State<App>, m: MaybePending, Body(b): Bo
                     .execute(&mut cx.conn)
                     .await?;
                 accounts::insert_device(cx, who.user, &b.device, "active").await?;
+                store_key_packages(cx, b.device.device_id, &b.key_packages).await?;
                 // The session goes on with the new device.
                 sqlx::query("UPDATE refresh_tokens SET device_id = $1 WHERE device_id = $2")
                     .bind(b.device.device_id.as_bytes().as_slice())
@@ -208,38 +210,15 @@ pub async fn reset_identity(State(app): State<App>, m: MaybePending, Body(b): Bo
 
 /// `POST /v1/key-packages`.
 pub async fn upload_key_packages(State(app): State<App>, who: Authed, Body(b): Body<UploadKeyPackages>) -> Answer<KeyPackageCount> {
-    if b.key_packages.len() > 2 * limits::KEY_PACKAGES + 10 {
-        return Err(ApiError::new(ErrorCode::PayloadTooLarge, "At most 110 key packages at a time."));
-    }
-    let owner = Member { user: who.user, device: who.device };
-    for kp in &b.key_packages {
-        if kp.key_package.len() > limits::KEY_PACKAGE_BYTES || mls::check_key_package(kp.key_package.as_slice(), owner)? != kp.suite {
-            return Err(ApiError::new(ErrorCode::InvalidIdentity, "A key package is too large or of another suite than it says."));
-        }
-    }
+    check_key_packages(&b.key_packages, Member { user: who.user, device: who.device })?;
     app.writer
         .write(move |cx| {
             Box::pin(async move {
-                let device = who.device.as_bytes().as_slice();
                 if b.replace {
+                    let device = who.device.as_bytes().as_slice();
                     sqlx::query("DELETE FROM key_packages WHERE device_id = $1").bind(device).execute(&mut cx.conn).await?;
                 }
-                for kp in &b.key_packages {
-                    if kp.last_resort {
-                        sqlx::query("DELETE FROM key_packages WHERE device_id = $1 AND suite = $2 AND last_resort = 1")
-                            .bind(device)
-                            .bind(i64::from(kp.suite))
-                            .execute(&mut cx.conn)
-                            .await?;
-                    }
-                    sqlx::query("INSERT INTO key_packages (device_id, suite, key_package, last_resort) VALUES ($1, $2, $3, $4)")
-                        .bind(device)
-                        .bind(i64::from(kp.suite))
-                        .bind(kp.key_package.to_vec())
-                        .bind(i64::from(kp.last_resort))
-                        .execute(&mut cx.conn)
-                        .await?;
-                }
+                store_key_packages(cx, who.device, &b.key_packages).await?;
                 let counts = counts(&mut cx.conn, who.device).await?;
                 if counts.counts.iter().any(|(_, n)| *n as usize > 4 * limits::KEY_PACKAGES) {
                     return Err(ApiError::new(ErrorCode::PayloadTooLarge, "Too many key packages are stored already."));
@@ -248,6 +227,49 @@ pub async fn upload_key_packages(State(app): State<App>, who: Authed, Body(b): B
             })
         })
         .await
+}
+
+fn check_key_packages(packages: &[KeyPackageUpload], owner: Member) -> ApiResult<()> {
+    if packages.len() > 2 * limits::KEY_PACKAGES + 10 {
+        return Err(ApiError::new(ErrorCode::PayloadTooLarge, "At most 110 key packages at a time."));
+    }
+    for kp in packages {
+        if kp.key_package.len() > limits::KEY_PACKAGE_BYTES || mls::check_key_package(kp.key_package.as_slice(), owner)? != kp.suite {
+            return Err(ApiError::new(ErrorCode::InvalidIdentity, "A key package is too large or of another suite than it says."));
+        }
+    }
+    Ok(())
+}
+
+/// What a first device comes with: it can be added to groups of every suite from its first moment.
+pub fn check_first_key_packages(packages: &[KeyPackageUpload], owner: Member) -> ApiResult<()> {
+    check_key_packages(packages, owner)?;
+    if [suite::HYBRID, suite::CLASSIC].iter().all(|s| packages.iter().any(|k| k.last_resort && k.suite == *s)) {
+        return Ok(());
+    }
+    Err(ApiError::bad("A first device comes with a last-resort key package for every suite."))
+}
+
+/// Stores checked key packages; one of last resort replaces the one before.
+pub async fn store_key_packages(cx: &mut WriteCx, device: DeviceId, packages: &[KeyPackageUpload]) -> ApiResult<()> {
+    let device = device.as_bytes().as_slice();
+    for kp in packages {
+        if kp.last_resort {
+            sqlx::query("DELETE FROM key_packages WHERE device_id = $1 AND suite = $2 AND last_resort = 1")
+                .bind(device)
+                .bind(i64::from(kp.suite))
+                .execute(&mut cx.conn)
+                .await?;
+        }
+        sqlx::query("INSERT INTO key_packages (device_id, suite, key_package, last_resort) VALUES ($1, $2, $3, $4)")
+            .bind(device)
+            .bind(i64::from(kp.suite))
+            .bind(kp.key_package.to_vec())
+            .bind(i64::from(kp.last_resort))
+            .execute(&mut cx.conn)
+            .await?;
+    }
+    Ok(())
 }
 
 async fn counts(conn: &mut SqliteConnection, device: DeviceId) -> ApiResult<KeyPackageCount> {

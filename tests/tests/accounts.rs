@@ -1,0 +1,52 @@
+//! Accounts from their first moment, with the network failing in between.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use anyhow::Result;
+use sc_engine::EngineError;
+use sc_testkit::proxy::Proxy;
+use sc_testkit::{Person, World, password};
+
+/// Whoever can be found can be written to, also when their device has done nothing since it registered.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_who_just_registered_can_be_added_and_reads_what_was_written() -> Result<()> {
+    let world = World::new().await?;
+    let alice = world.person("alice").await?;
+    let bob = Person::open(&world.dir.path().join("bob-1"), "bob").await?;
+    let proxy = Proxy::start(world.addr).await?;
+    // The account is made; the last answer does not reach its device, which therefore does nothing more.
+    proxy.lose_answer(3);
+    assert!(bob.engine.register(&proxy.url(), "bob", &password("bob"), "laptop").await.is_err());
+    let c = alice.engine.create_group("just in time", vec![alice.engine.find_user("bob").await?.user_id]).await?;
+    alice.say(c, "welcome, bob").await?;
+    alice.settle().await?;
+    bob.engine.register(&proxy.url(), "bob", &password("bob"), "laptop").await?;
+    bob.sees(c, "welcome, bob").await?;
+    bob.say(c, "thank you").await?;
+    alice.sees(c, "thank you").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_whose_answer_was_lost_is_taken_up_again_and_by_nobody_else() -> Result<()> {
+    let world = World::new().await?;
+    let proxy = Proxy::start(world.addr).await?;
+    let dir = world.dir.path().join("carol-1");
+    let carol = Person::open(&dir, "carol").await?;
+    // Lost in turn: the server's description; then the first step's answer; then, with what was kept, the second's.
+    for nth in [1, 2, 2] {
+        proxy.lose_answer(nth);
+        let r = carol.engine.register(&proxy.url(), "carol", &password("carol"), "laptop").await;
+        assert!(matches!(r, Err(EngineError::Offline(_))), "{r:?}");
+    }
+    let other = Person::open(&world.dir.path().join("mallory"), "mallory").await?;
+    let taken = other.engine.register(&world.url(), "carol", &password("carol"), "laptop").await.unwrap_err();
+    assert_eq!(taken.code(), "USERNAME_TAKEN");
+    let carol = carol.restart().await?;
+    let wrong = carol.engine.register(&proxy.url(), "carol", "not her password", "laptop").await.unwrap_err();
+    assert_eq!(wrong.code(), "USERNAME_TAKEN");
+    carol.engine.register(&proxy.url(), "carol", &password("carol"), "laptop").await?;
+    carol.online().await?;
+    let dave = world.person("dave").await?;
+    let c = dave.direct("carol").await?;
+    dave.say(c, "hello").await?;
+    carol.sees(c, "hello").await
+}
