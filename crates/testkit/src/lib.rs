@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use sc_engine::profile::{self, Opening};
 use sc_engine::{ConnectionState, Engine};
 use sc_protocol::{ConversationId, UserId};
-use sc_store::model::{MessageRow, RowKind};
+use sc_store::model::{ConversationState, MessageRow, RowKind, Status};
 use secureconnect_server::config::Config;
 use secureconnect_server::serve::Server;
 use std::net::SocketAddr;
@@ -122,6 +122,43 @@ impl World {
         p.online().await?;
         Ok(p)
     }
+}
+
+/// What somebody shows of a conversation, as far as all members should show the same.
+async fn shown(p: &Person, c: ConversationId) -> Result<Option<(Vec<(Option<u64>, String)>, Option<(u64, Vec<u8>)>)>> {
+    let rows = p.rows(c)?;
+    let open = rows.iter().any(|m| m.kind == RowKind::Undecryptable || m.status == Status::Pending || m.status == Status::Failed);
+    let active = p.engine.read(|r| r.conversation(c))?.is_some_and(|c| c.state == ConversationState::Active);
+    if open || !active || p.engine.read(|r| r.outbox_len())? > 0 {
+        return Ok(None);
+    }
+    let texts = rows.into_iter().filter(|m| m.kind == RowKind::Text).map(|m| (m.seq, m.body)).collect();
+    Ok(Some((texts, p.engine.authenticator(c).await?)))
+}
+
+/// Waits until all of them show the same messages in the same places, all readable, and are in the same epoch.
+pub async fn agree(people: &[&Person], c: ConversationId) -> Result<()> {
+    let agreed = until("all agree", || async {
+        let mut first = None;
+        for p in people {
+            let Some(s) = shown(p, c).await? else { return Ok(None) };
+            if *first.get_or_insert_with(|| s.clone()) != s {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await;
+    if agreed.is_err() {
+        for p in people {
+            eprintln!("--- {}: {:?}", p.name, p.engine.read(|r| r.conversation(c))?.map(|c| (c.state, c.generation, c.last_seq)));
+            eprintln!("    epoch {:?}, jobs {}", p.engine.authenticator(c).await?.map(|a| a.0), p.engine.read(|r| r.outbox_len())?);
+            for m in p.rows(c)? {
+                eprintln!("    {:?} {:?} {:?} {} {}", m.seq, m.kind, m.status, m.cause, m.body.chars().take(60).collect::<String>());
+            }
+        }
+    }
+    agreed
 }
 
 /// Everybody's password.

@@ -216,6 +216,15 @@ pub fn certificate(identity: &AccountIdentity, user: UserId, device: &DeviceKeys
     c.to_bytes()
 }
 
+/// Where the writing thread ends as if the process had been killed there; for fault tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// The transaction is forgotten.
+    BeforeCommit,
+    /// The transaction is kept; nobody hears of it.
+    AfterCommit,
+}
+
 type Task = Box<dyn FnOnce(&mut Core) + Send>;
 
 struct Core {
@@ -226,6 +235,9 @@ struct Core {
     crypto: Arc<Crypto>,
     own: Option<Own>,
     events: broadcast::Sender<Event>,
+    /// Transactions until the thread ends, and where in the last one.
+    crash: Option<(u32, Crash)>,
+    crashed: bool,
 }
 
 /// Handle to the thread that owns the writing connection.
@@ -241,12 +253,16 @@ impl Db {
     pub fn spawn(store: Store, lock: Box<dyn std::any::Any + Send>, events: broadcast::Sender<Event>) -> EngineResult<Self> {
         let (tx, mut rx) = mpsc::channel::<Task>(256);
         let crypto = Arc::new(Crypto::default());
-        let mut core = Core { store, _lock: lock, groups: Groups::default(), crypto: crypto.clone(), own: None, events };
+        let mut core =
+            Core { store, _lock: lock, groups: Groups::default(), crypto: crypto.clone(), own: None, events, crash: None, crashed: false };
         std::thread::Builder::new()
             .name("secureconnect-db".into())
             .spawn(move || {
                 while let Some(task) = rx.blocking_recv() {
                     task(&mut core);
+                    if core.crashed {
+                        return;
+                    }
                 }
             })
             .map_err(|e| EngineError::Offline(e.to_string()))?;
@@ -278,6 +294,15 @@ impl Db {
         self.run(move |core| Ok(core.store.limit_pages(pages)?)).await
     }
 
+    /// Ends the thread in its `nth` transaction from now on, counted from 1.
+    pub async fn crash_at(&self, nth: u32, at: Crash) -> EngineResult<()> {
+        self.run(move |core| {
+            core.crash = Some((nth, at));
+            Ok(())
+        })
+        .await
+    }
+
     async fn run<T: Send + 'static>(&self, f: impl FnOnce(&mut Core) -> EngineResult<T> + Send + 'static) -> EngineResult<T> {
         let (tx, rx) = oneshot::channel();
         let task: Task = Box::new(move |core| {
@@ -292,13 +317,23 @@ impl Db {
 impl Core {
     fn write<T>(&mut self, f: impl FnOnce(&mut Cx<'_>) -> EngineResult<T>) -> EngineResult<T> {
         let mut events = BTreeSet::new();
+        let crash = self.crash.as_mut().and_then(|(left, at)| {
+            *left -= 1;
+            (*left == 0).then_some(*at)
+        });
         let w = self.store.write()?;
         let mut cx =
             Cx { w: &w, groups: &mut self.groups, crypto: &self.crypto, own: self.own.as_ref(), now: now_ms(), events: &mut events };
         let result = f(&mut cx).and_then(|v| {
-            w.commit()?;
+            if crash != Some(Crash::BeforeCommit) {
+                w.commit()?;
+            }
             Ok(v)
         });
+        if crash.is_some() {
+            self.crashed = true;
+            return Err(EngineError::Stopped);
+        }
         match &result {
             Ok(_) => {
                 for e in events {

@@ -13,8 +13,11 @@ use sc_protocol::rest::{Appended, ConversationKind, GroupState, PostCommit, Rese
 use sc_protocol::{Blob, ConversationId, DeviceId, ErrorCode, TempId, UserId, limits};
 use sqlx::Row as _;
 
-/// External commits and resets a device may make: at once, and per hour.
-const REJOINS: (u32, f64) = (10, 10.0 / 3600.0);
+/// External commits and resets are bounded: each one makes everybody work.
+fn take_repair(app: &App, key: String) -> ApiResult<()> {
+    let rate = app.config.repair_rate;
+    app.limiter.take(key, rate, f64::from(rate) / 3600.0, crate::now_ms()).map_err(ApiError::rate_limited)
+}
 
 struct Stored {
     group: Group,
@@ -93,7 +96,7 @@ async fn commit_in(app: &App, cx: &mut WriteCx, who: Authed, id: ConversationId,
         return Err(ApiError::not_a_member());
     }
     if effect.external {
-        app.limiter.take(format!("rejoin {id} {}", who.device), REJOINS.0, REJOINS.1, crate::now_ms()).map_err(ApiError::rate_limited)?;
+        take_repair(app, format!("rejoin {id} {}", who.device))?;
     }
     check_policy(cx, id, who.user, role, &effect, &b).await?;
     let answer = apply_commit(cx, id, who, &b, &effect, &stored.group).await?;
@@ -427,7 +430,7 @@ async fn reset_in(app: &App, cx: &mut WriteCx, who: Authed, id: ConversationId, 
     let sender = app.secrets.external_sender.verifying_key().to_bytes();
     let group = Group::create(&b.group, &mls::group_id(id, generation), creator, &sender)?;
     check_leaves(cx, &[group.creator()?]).await?;
-    app.limiter.take(format!("reset {id} {}", who.user), REJOINS.0, REJOINS.1, crate::now_ms()).map_err(ApiError::rate_limited)?;
+    take_repair(app, format!("reset {id} {}", who.user))?;
     if old_suite == sc_protocol::suite::HYBRID && group.suite() != old_suite {
         return Err(ApiError::new(ErrorCode::InvalidCommit, "A reset may not weaken the encryption."));
     }
