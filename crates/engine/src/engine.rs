@@ -396,7 +396,8 @@ impl Engine {
     /// The operating system says the network is back: try at once.
     pub fn network_changed(&self) {
         if let Ok(s) = self.shared() {
-            s.hurry.notify_waiters();
+            // Kept when an attempt over the old network is still under way.
+            s.hurry.notify_one();
         }
     }
 
@@ -442,7 +443,6 @@ impl Engine {
         let live = lock(&self.0.live).take();
         if let Some(s) = live {
             s.stop.send_replace(true);
-            s.hurry.notify_waiters();
             let mut state = s.state.subscribe();
             let _ = tokio::time::timeout(Duration::from_secs(2), state.wait_for(|s| *s == ConnectionState::Offline)).await;
         }

@@ -54,7 +54,7 @@ pub struct Shared {
     pub events: broadcast::Sender<Event>,
     /// How the connection is.
     pub state: watch::Sender<ConnectionState>,
-    /// Somebody says the network is back, or the engine stops.
+    /// Somebody says that connecting is worth a try.
     pub hurry: Notify,
     /// The engine stops.
     pub stop: watch::Sender<bool>,
@@ -246,6 +246,12 @@ impl Shared {
     fn stopping(&self) -> bool {
         *self.stop.borrow()
     }
+
+    /// Waits until the engine stops, also when that was said before.
+    async fn stopped(&self) {
+        // The sender is here, so it cannot be gone.
+        let _ = self.stop.subscribe().wait_for(|s| *s).await;
+    }
 }
 
 /// The gateway's task.
@@ -253,12 +259,13 @@ pub async fn run_gateway(s: Arc<Shared>) {
     let mut attempt = 0u32;
     while !s.stopping() {
         s.state.send_replace(ConnectionState::Connecting);
-        let result = session(&s, &mut attempt).await;
+        // Cutting a session off anywhere is what a crash would do: it is safe.
+        let result = tokio::select! {
+            r = session(&s, &mut attempt) => r,
+            () = s.stopped() => break,
+        };
         *lock(&s.gateway) = None;
         lock(&s.waiting).clear();
-        if s.stopping() {
-            break;
-        }
         if let Err(EngineError::Server(e)) = &result
             && matches!(
                 e.code,
@@ -266,7 +273,10 @@ pub async fn run_gateway(s: Arc<Shared>) {
             )
         {
             s.state.send_replace(ConnectionState::LoggedOut(e.code));
-            s.hurry.notified().await;
+            tokio::select! {
+                () = s.hurry.notified() => {}
+                () = s.stopped() => {}
+            }
             continue;
         }
         if let Err(cause) = &result {
@@ -277,8 +287,14 @@ pub async fn run_gateway(s: Arc<Shared>) {
         attempt += 1;
         let jitter = rand::random::<u64>() % (base / 2 + 1);
         let wait = Duration::from_millis(base / 2 + jitter);
-        let _ = tokio::time::timeout(wait, s.hurry.notified()).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = s.hurry.notified() => {}
+            () = s.stopped() => {}
+        }
     }
+    *lock(&s.gateway) = None;
+    lock(&s.waiting).clear();
     s.state.send_replace(ConnectionState::Offline);
 }
 
@@ -328,7 +344,6 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
         send(&mut socket, &frame).await?;
     }
     *lock(&s.gateway) = Some(tx);
-    let mut stop = s.stop.subscribe();
     let mut ping = tokio::time::interval(Duration::from_secs(limits::DEAD_PEER_SECONDS / 3));
     let mut heard = tokio::time::Instant::now();
     let mut batch = Vec::new();
@@ -360,11 +375,6 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
                     return Err(EngineError::Offline("the server is silent".into()));
                 }
                 socket.send(Message::Ping(Vec::new().into())).await.map_err(|e| EngineError::Offline(e.to_string()))?;
-            }
-            _ = stop.changed() => {
-                // Best effort: the server notices a closed socket too.
-                let _ = socket.close(None).await;
-                return Ok(());
             }
         }
     }
@@ -461,7 +471,12 @@ async fn handle(s: &Arc<Shared>, frame: ServerFrame, attempt: &mut u32) {
             *attempt = 0;
             s.state.send_replace(ConnectionState::Online);
             let s = s.clone();
-            tokio::spawn(async move { after_catch_up(&s).await });
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = after_catch_up(&s) => {}
+                    () = s.stopped() => {}
+                }
+            });
             Ok(())
         }
         ServerFrame::Ok { request_id } | ServerFrame::Pong { request_id } => {

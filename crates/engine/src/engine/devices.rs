@@ -82,7 +82,7 @@ impl Engine {
             let session = account::login(&shared.api, username, password, &known.device, device_name).await?;
             self.store_account(&known, &session).await?;
             shared.api.set_session(session).await?;
-            shared.hurry.notify_waiters();
+            shared.hurry.notify_one();
             return Ok(known.identity.is_none().then(|| code(&known)));
         }
         let api = Api::new(server)?;

@@ -10,12 +10,19 @@ use std::time::Duration;
 
 /// The outbox's task.
 pub async fn run_outbox(s: Arc<Shared>) {
+    // Cutting a job off anywhere is what a crash would do: it is safe.
+    tokio::select! {
+        () = turns(&s) => {}
+        () = s.stopped() => {}
+    }
+}
+
+async fn turns(s: &Arc<Shared>) {
     let mut events = s.events.subscribe();
     let mut state = s.state.subscribe();
-    let mut stop = s.stop.subscribe();
-    while !s.stopping() {
+    loop {
         if *state.borrow_and_update() == ConnectionState::Online {
-            match turn(&s).await {
+            match turn(s).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(cause) => {
@@ -23,7 +30,7 @@ pub async fn run_outbox(s: Arc<Shared>) {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
-            if let Err(cause) = jobs::ask_again(&s).await {
+            if let Err(cause) = jobs::ask_again(s).await {
                 tracing::info!(%cause, "nothing was asked for again");
             }
         }
@@ -40,7 +47,6 @@ pub async fn run_outbox(s: Arc<Shared>) {
         tokio::select! {
             () = woken => {}
             _ = state.changed() => {}
-            _ = stop.changed() => {}
             () = tokio::time::sleep(Duration::from_millis(u64::try_from(wait).unwrap_or(1_000))) => {}
         }
     }
