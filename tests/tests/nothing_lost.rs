@@ -3,66 +3,17 @@
 //! The programs are real and are killed with SIGKILL. `SECURECONNECT_SEED` replays a run.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
-use anyhow::{Context as _, Result, bail};
-use rand::{Rng as _, SeedableRng as _};
-use rand_chacha::ChaCha20Rng;
-use sc_engine::profile::{self, Opening};
-use sc_engine::{Engine, EngineError};
+mod programs;
+
+use anyhow::Result;
+use programs::{Server, person, program, rng};
+use rand::Rng as _;
+use sc_engine::EngineError;
+use sc_engine::profile;
 use sc_store::model::Status;
-use sc_testkit::{PASSPHRASE, Person, World, password, until};
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use sc_testkit::{PASSPHRASE, Person, World, until};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-
-fn program(name: &str) -> Result<PathBuf> {
-    let exe = std::env::current_exe()?;
-    let path = exe.parent().and_then(Path::parent).context("target folder")?.join(name);
-    if !path.exists() {
-        bail!("{} is missing: cargo xtask test builds it first", path.display());
-    }
-    Ok(path)
-}
-
-fn rng() -> ChaCha20Rng {
-    let seed = std::env::var("SECURECONNECT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("seed {seed}");
-    ChaCha20Rng::seed_from_u64(seed)
-}
-
-struct Server(Child);
-
-impl Server {
-    fn start(data: &Path, listen: &str) -> Result<(Self, String)> {
-        let mut child = Command::new(program("secureconnect-server")?)
-            .args(["serve", "--listen", listen, "--data"])
-            .arg(data)
-            .env("RUST_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
-        let url = line.trim().strip_prefix("listening on ").context("the server starts")?.to_owned();
-        Ok((Self(child), url))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn person(dir: &Path, url: &str, name: &str) -> Result<Person> {
-    let folder = dir.join(name);
-    let Opening::Open(p) = profile::open(&folder, Some(PASSPHRASE), false)? else { bail!("the profile opens") };
-    let engine = Engine::start(*p).await?;
-    engine.register(url, name, &password(name), "laptop").await?;
-    let p = Person { name: name.to_owned(), dir: folder, engine };
-    p.online().await?;
-    Ok(p)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_kills_of_the_server_lose_double_and_reorder_nothing() -> Result<()> {
