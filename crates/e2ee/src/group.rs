@@ -375,6 +375,9 @@ impl Group {
             return Err(E2eeError::WrongEpoch);
         }
         let processed = self.mls.process_message(cx, message).map_err(received_error)?;
+        if !processed.aad().is_empty() {
+            return Err(E2eeError::Policy("nothing travels beside a message unencrypted"));
+        }
         let sender = processed.sender().clone();
         match processed.into_content() {
             ProcessedMessageContent::ApplicationMessage(m) => {
@@ -518,6 +521,11 @@ impl Group {
     }
 
     fn change(&self, sender: &Sender, staged: &StagedCommit) -> Result<Change, E2eeError> {
+        // Others would change what a group is, and a lying server would let them pass.
+        let known = [ProposalType::Add, ProposalType::Remove, ProposalType::ExternalInit];
+        if !staged.queued_proposals().all(|p| known.contains(&p.proposal().proposal_type())) {
+            return Err(E2eeError::Policy("a commit adds, removes and renews keys, nothing else"));
+        }
         let mut added =
             staged.add_proposals().map(|a| leaf_of(a.add_proposal().key_package().leaf_node())).collect::<Result<Vec<_>, _>>()?;
         let mut removed = staged.remove_proposals().map(|r| self.leaf_at(r.remove_proposal().removed())).collect::<Result<Vec<_>, _>>()?;

@@ -19,6 +19,14 @@ pub fn request_id() -> Option<String> {
 #[derive(Debug, Clone)]
 pub struct ApiError(pub Box<ErrorBody>);
 
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
 /// The result of everything a client can ask for.
 pub type ApiResult<T> = Result<T, ApiError>;
 
