@@ -186,3 +186,47 @@ async fn two_devices_commit_at_once_and_all_agree() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_came_in_while_a_store_was_lost_is_shown_and_let_in_by_the_person_alone() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob, dave) = (world.person("alice").await?, world.person("bob").await?, world.person("dave").await?);
+    let c = alice.engine.create_group("lost and found", vec![alice.engine.find_user("bob").await?.user_id]).await?;
+    alice.say(c, "start").await?;
+    bob.sees(c, "start").await?;
+    alice.settle().await?;
+    let alice = alice.restart().await?;
+    let (dir, old) = (alice.dir.clone(), world.dir.path().join("old-copy"));
+    alice.engine.stop().await;
+    drop(alice);
+    let alice = until("the profile is closed", || async {
+        copy(&dir, &old)?;
+        Ok(Some(Person::open(&dir, "alice").await?))
+    })
+    .await?;
+    alice.online().await?;
+    alice.engine.add_members(c, vec![alice.engine.find_user("dave").await?.user_id]).await?;
+    alice.settle().await?;
+    bob.say(c, "hello dave").await?;
+    dave.sees(c, "hello dave").await?;
+    alice.engine.stop().await;
+    drop(alice);
+    // The copy does not know that she added dave herself. It enters no group with somebody it did not see coming in.
+    let alice = Person::open(&old, "alice").await?;
+    alice.sees_event(c, "refused").await?;
+    until("the session is given up", || async {
+        Ok((alice.engine.read(|r| r.conversation(c))?.unwrap().state == ConversationState::Broken).then_some(()))
+    })
+    .await?;
+    let preview = alice.engine.preview_reset(Some(c), ResetScope::Device)?;
+    assert_eq!(preview.newcomers, [(dave.id()?, "dave".to_owned())]);
+    alice.engine.reset(Some(c), ResetScope::Device, None, std::time::Duration::from_secs(2)).await?;
+    assert_eq!(alice.engine.read(|r| r.conversation(c))?.unwrap().state, ConversationState::Broken, "a reset alone lets nobody in");
+    alice.engine.accept_members(c, vec![dave.id()?]).await?;
+    let report = alice.engine.reset(Some(c), ResetScope::Device, None, PATIENCE).await?;
+    assert_eq!((report.repaired, report.waiting), (1, 0));
+    alice.say(c, "back again").await?;
+    bob.sees(c, "back again").await?;
+    dave.sees(c, "back again").await?;
+    alice.sees(c, "hello dave").await
+}

@@ -338,8 +338,11 @@ impl App {
                 let c = conversation.as_deref().map(id::<ConversationId>).transpose()?;
                 value(&PreviewView::from(e.preview_reset(c, engine_scope(scope))?))
             }
-            Command::Reset { conversation, scope, password } => {
+            Command::Reset { conversation, scope, password, accept } => {
                 let c = conversation.as_deref().map(id::<ConversationId>).transpose()?;
+                if let Some(c) = c.filter(|_| !accept.is_empty()) {
+                    e.accept_members(c, accept.iter().map(|u| id::<UserId>(u)).collect::<Result<_, _>>()?).await?;
+                }
                 let report = e.reset(c, engine_scope(scope), password.as_deref(), RESET_PATIENCE).await?;
                 self.watch_connection(&e);
                 value(&ReportView::from(report))

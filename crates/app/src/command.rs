@@ -208,6 +208,9 @@ pub enum Command {
         scope: Scope,
         /// Needed for `identity`.
         password: Option<String>,
+        /// Newcomers of the preview that are let in, by id.
+        #[serde(default)]
+        accept: Vec<String>,
     },
     /// The system says the network is back. Nothing.
     NetworkChanged,

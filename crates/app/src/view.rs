@@ -280,6 +280,8 @@ pub struct PreviewView {
     pub conversations: u32,
     /// People who are told.
     pub people: u32,
+    /// Members this device did not see coming in: `[id, name]`.
+    pub newcomers: Vec<(String, String)>,
     /// Messages that will be asked for again.
     pub unreadable: u32,
     /// Safety numbers change.
@@ -321,6 +323,7 @@ impl From<Preview> for PreviewView {
             scope: scope_name(p.scope),
             conversations: p.conversations,
             people: p.people,
+            newcomers: p.newcomers.into_iter().map(|(id, name)| (id.to_string(), name)).collect(),
             unreadable: p.unreadable,
             safety_numbers_change: p.safety_numbers_change,
             history_kept: p.history_kept,

@@ -377,14 +377,22 @@ impl Cli<'_> {
         let v = json!({ "preview": preview });
         print(self.json, &v, || {
             let safety = if preview.safety_numbers_change { "Safety numbers change for everybody. " } else { "Safety numbers stay. " };
+            let names: Vec<&str> = preview.newcomers.iter().map(|(_, n)| n.as_str()).collect();
+            let newcomers = match names.as_slice() {
+                [] => String::new(),
+                names => {
+                    format!(" {} came in while this device could not follow and will read what is written from now on.", names.join(", "))
+                }
+            };
             format!(
-                "Touches {} conversation(s) with {} other(s). {safety}Your history stays readable. {} unreadable message(s) will be asked for again.",
+                "Touches {} conversation(s) with {} other(s). {safety}Your history stays readable. {} unreadable message(s) will be asked for again.{newcomers}",
                 preview.conversations, preview.people, preview.unreadable
             )
         });
         if !yes && !confirm("Reset the secure session?") {
             return Err(AppError::new("CANCELLED", "Nothing was reset."));
         }
+        engine.accept_members(id, preview.newcomers.iter().map(|(u, _)| *u).collect()).await?;
         let secret = if preview.needs_password { Some(password()?) } else { None };
         let report = engine.reset(Some(id).filter(|_| scope != ResetScope::Identity), scope, secret.as_deref(), PATIENCE).await?;
         engine.settle(PATIENCE).await?;

@@ -106,8 +106,13 @@ impl World {
 
     /// A new person with a first device.
     pub async fn person(&self, name: &str) -> Result<Person> {
+        self.person_via(name, &self.url()).await
+    }
+
+    /// A new person whose device reaches the server at another address, a proxy's.
+    pub async fn person_via(&self, name: &str, url: &str) -> Result<Person> {
         let p = Person::open(&self.dir.path().join(format!("{name}-1")), name).await?;
-        p.engine.register(&self.url(), name, &password(name), "laptop").await?;
+        p.engine.register(url, name, &password(name), "laptop").await?;
         p.online().await?;
         Ok(p)
     }

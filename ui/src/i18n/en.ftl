@@ -124,6 +124,19 @@ sys-gap = { $count ->
 }
 sys-not_added = { $who } could not be added yet: none of their devices can be reached. Try again when they have been online.
 sys-refused = A change was refused: { $text }
+reason-own_identity = somebody showed another identity for your account
+reason-third_person_in_direct = somebody else would have come into this conversation
+reason-weaker_suite = the encryption would have become weaker
+reason-stranger_in_group = people are in the group whom this device did not see coming in. Reset Secure Session shows who they are
+reason-stranger_joined = somebody came in whom no member had added, as far as this device saw. Reset Secure Session shows who it is
+reason-device_twice = a device would have been inside twice
+reason-reset_not_signed = a reset was not signed by a member
+reason-log_hole = the server left out a part of the conversation
+reason-IDENTITY_MISMATCH = the server handed out keys that are not that person’s
+reason-IDENTITY_CHANGED = a safety number has changed and was not confirmed
+reason-FORBIDDEN = your role does not allow it
+reason-NOT_A_MEMBER = you are not a member any more
+reason-ROLLED_BACK = the server showed an older list of devices than before
 # composer
 composer-placeholder = Write a message
 composer-send = Send
@@ -223,6 +236,7 @@ reset-before-unreadable = { $count ->
     [one] { $count } unreadable message is requested again
    *[other] { $count } unreadable messages are requested again
 }
+reset-before-newcomers = Came in while this device could not follow, and will read what is written from now on: { $names }. Go on only if you expect them here.
 reset-before-safety-yes = Safety numbers change; verified marks have to be set again
 reset-before-safety-no = Safety numbers and verified marks stay
 reset-before-history = Your history stays readable

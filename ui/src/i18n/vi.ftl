@@ -106,6 +106,19 @@ sys-identity_changed = Mã an toàn với { $who } đã đổi
 sys-gap = { $count } tin của { $who } bị giữ lại trên đường
 sys-not_added = Chưa thể thêm { $who }: không có thiết bị nào của họ nhận được. Hãy thử lại khi họ đã trực tuyến.
 sys-refused = Một thay đổi bị từ chối: { $text }
+reason-own_identity = có ai đó đưa ra danh tính khác cho tài khoản của bạn
+reason-third_person_in_direct = người khác sẽ vào cuộc trò chuyện này
+reason-weaker_suite = mã hóa sẽ yếu đi
+reason-stranger_in_group = trong nhóm có người mà máy này không thấy họ vào. Hãy mở Đặt lại phiên bảo mật để xem họ là ai
+reason-stranger_joined = có người vào mà theo máy này thấy thì không thành viên nào thêm. Hãy mở Đặt lại phiên bảo mật để xem đó là ai
+reason-device_twice = một máy sẽ ở trong nhóm hai lần
+reason-reset_not_signed = một lần đặt lại không có chữ ký của thành viên
+reason-log_hole = máy chủ đã bỏ sót một phần cuộc trò chuyện
+reason-IDENTITY_MISMATCH = máy chủ đưa ra khóa không phải của người đó
+reason-IDENTITY_CHANGED = một mã an toàn đã đổi và chưa được xác nhận
+reason-FORBIDDEN = vai trò của bạn không cho phép
+reason-NOT_A_MEMBER = bạn không còn là thành viên
+reason-ROLLED_BACK = máy chủ đưa ra danh sách thiết bị cũ hơn trước
 composer-placeholder = Viết tin nhắn
 composer-send = Gửi
 composer-cancel-reply = Bỏ trả lời
@@ -191,6 +204,7 @@ reset-before-unreadable = { $count ->
     [0] Không có tin nào chưa đọc được
    *[other] { $count } tin chưa đọc được sẽ được xin lại
 }
+reset-before-newcomers = Đã vào nhóm khi máy này không theo kịp, và sẽ đọc được những gì viết từ bây giờ: { $names }. Chỉ tiếp tục nếu bạn biết họ ở đây.
 reset-before-safety-yes = Mã an toàn sẽ đổi; phải xác minh lại
 reset-before-safety-no = Mã an toàn và dấu xác minh giữ nguyên
 reset-before-history = Lịch sử vẫn đọc được

@@ -52,8 +52,8 @@ export const api = {
   revokeDevice: (device: string) => host.call({ type: 'revoke_device', device }),
   previewReset: (conversation: string | null, scope: Scope) =>
     host.call({ type: 'preview_reset', conversation, scope }) as Promise<PreviewView>,
-  reset: (conversation: string | null, scope: Scope, password: string | null) =>
-    host.call({ type: 'reset', conversation, scope, password }) as Promise<ReportView>,
+  reset: (conversation: string | null, scope: Scope, password: string | null, accept: string[]) =>
+    host.call({ type: 'reset', conversation, scope, password, accept }) as Promise<ReportView>,
   networkChanged: () => host.call({ type: 'network_changed' }),
 };
 

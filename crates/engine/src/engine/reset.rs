@@ -6,6 +6,7 @@ use crate::account::{self, Prepared};
 use crate::core::inbox::{left, queue_rejoin};
 use crate::jobs::kind;
 use crate::{EngineError, EngineResult};
+use sc_protocol::rest::ConversationKind;
 use sc_protocol::{ConversationId, TempId, UserId};
 use sc_store::model::{Conversation, ConversationState};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct Preview {
     pub conversations: u32,
     /// People who are told.
     pub people: u32,
+    /// Members by the server's word whom this device did not see coming in, by name: it was out of step then, or the
+    /// server is lying. They are let in by [`Engine::accept_members`] and by nothing else.
+    pub newcomers: Vec<(UserId, String)>,
     /// Messages that could not be read, and will be asked for again.
     pub unreadable: u32,
     /// Safety numbers change for everybody.
@@ -76,8 +80,15 @@ impl Engine {
             for c in &touched {
                 unreadable += r.undecryptable(c.id)?.len();
             }
+            let mut newcomers = Vec::new();
+            for c in touched.iter().filter(|c| scope != ResetScope::Identity && c.kind == ConversationKind::Group) {
+                let trusted = r.trusted(c.id)?;
+                let new = c.roster.iter().filter(|m| m.user_id != own && !trusted.contains(&m.user_id));
+                newcomers.extend(new.map(|m| (m.user_id, m.username.clone())));
+            }
             let identity = scope == ResetScope::Identity;
             Ok(Preview {
+                newcomers,
                 scope,
                 conversations: u32::try_from(touched.len()).unwrap_or(u32::MAX),
                 people: u32::try_from(people.len()).unwrap_or(u32::MAX),
@@ -87,6 +98,17 @@ impl Engine {
                 needs_password: identity,
             })
         })
+    }
+
+    /// The person has been shown these members and lets them in.
+    pub async fn accept_members(&self, id: ConversationId, users: Vec<UserId>) -> EngineResult<()> {
+        self.0
+            .db
+            .write(move |cx| {
+                let c = cx.conversation(id)?;
+                users.into_iter().filter(|u| c.roster.iter().any(|m| m.user_id == *u)).try_for_each(|u| Ok(cx.w.trust(id, u)?))
+            })
+            .await
     }
 
     /// Resets and waits for the result, at most `patience`; what is not done by then goes on by itself.

@@ -201,4 +201,8 @@ scope: Scope,
 /**
  * Needed for `identity`.
  */
-password: string | null, } | { "type": "network_changed" };
+password: string | null, 
+/**
+ * Newcomers of the preview that are let in, by id.
+ */
+accept: Array<string>, } | { "type": "network_changed" };

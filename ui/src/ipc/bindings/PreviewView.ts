@@ -17,6 +17,10 @@ conversations: number,
  */
 people: number, 
 /**
+ * Members this device did not see coming in: `[id, name]`.
+ */
+newcomers: Array<[string, string]>, 
+/**
  * Messages that will be asked for again.
  */
 unreadable: number, 

@@ -6,7 +6,7 @@
 export type SystemLine = { 
 /**
  * `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `session_reset`,
- * `identity_changed`, `gap`, `refused`.
+ * `identity_changed`, `gap`, `not_added`, `refused`.
  */
 event: string, 
 /**
