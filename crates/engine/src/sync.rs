@@ -19,7 +19,7 @@ use crate::engine::{ConnectionState, Event};
 use crate::jobs::{self, kind};
 use crate::{EngineError, EngineResult, now_ms};
 use futures_util::{SinkExt as _, StreamExt as _};
-use sc_protocol::frame::{ClientFrame, Cursor, Encoding, SUBPROTOCOL_MSGPACK, ServerFrame};
+use sc_protocol::frame::{ClientFrame, Cursor, Encoding, EnvelopeKind, SUBPROTOCOL_MSGPACK, ServerFrame};
 use sc_protocol::rest::{ConversationInfo, ConversationPage, EnvelopePage, UserInfo};
 use sc_protocol::{ConversationId, ErrorBody, ErrorCode, limits};
 use sc_store::model::ConversationState;
@@ -169,10 +169,10 @@ impl Shared {
                     Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return Ok(all),
                     Err(e) => return Err(e),
                 };
-            let Some(first) = page.envelopes.first().map(|e| e.seq) else { return Ok(all) };
+            let Some((first, opens)) = page.envelopes.first().map(|e| (e.seq, e.kind == EnvelopeKind::Welcome)) else { return Ok(all) };
             if first > after + 1 {
-                // A first join that is on its way has its place before this.
-                if self.read(|r, id: ConversationId| r.has_job(id, kind::REJOIN), id).await? && after > 0 {
+                // A first join that is on its way has its place before this. A Welcome begins a stay itself.
+                if !opens && self.read(|r, id: ConversationId| r.has_job(id, kind::REJOIN), id).await? && after > 0 {
                     let joining = self
                         .read(|r, id: ConversationId| r.conversation(id), id)
                         .await?

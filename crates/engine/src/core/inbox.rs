@@ -126,8 +126,9 @@ fn envelope(cx: &mut Cx<'_>, e: &Envelope, todo: &mut Todo) -> EngineResult<()> 
     if e.seq <= c.last_seq || todo.gaps.contains(&c.id) {
         return Ok(());
     }
-    // A Welcome begins a stay: what came before it is not for this device.
-    if e.seq != c.last_seq + 1 && e.kind != EnvelopeKind::Welcome {
+    // A Welcome into an unknown conversation begins a stay. Into a known one it may follow a reset, and what was said in
+    // between is for this device too: it is fetched, and asked for again where it cannot be read.
+    if e.seq != c.last_seq + 1 && (e.kind != EnvelopeKind::Welcome || c.last_seq > 0) {
         todo.gap(c.id);
         return Ok(());
     }
