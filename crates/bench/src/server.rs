@@ -4,17 +4,14 @@
 use crate::percentiles;
 use anyhow::{Context as _, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
-use sc_protocol::frame::{ClientFrame, Encoding, SUBPROTOCOL_MSGPACK, ServerFrame};
-use sc_protocol::rest::SendMessage;
-use sc_protocol::{Blob, ConversationId, TempId};
+use sc_protocol::ConversationId;
+use sc_protocol::frame::{Encoding, ServerFrame};
+use sc_testkit::raw::{self, Socket, next};
 use sc_testkit::{Person, World};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-
-type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
 const PAIRS: usize = 100;
 const WINDOW: usize = 16;
@@ -25,34 +22,11 @@ struct Seat {
 }
 
 async fn connect(world: &World, seat: &Seat) -> Result<Socket> {
-    let mut socket = open(world, seat).await?;
-    let sync = Encoding::MsgPack.encode(&ClientFrame::Sync { cursors: Vec::new(), done: true })?;
-    socket.send(Message::binary(sync)).await?;
-    while !matches!(next(&mut socket).await?, ServerFrame::CaughtUp {}) {}
-    Ok(socket)
-}
-
-async fn open(world: &World, seat: &Seat) -> Result<Socket> {
-    let mut request = format!("ws://{}/v1/gateway", world.addr).into_client_request()?;
-    request.headers_mut().insert("authorization", format!("Bearer {}", seat.token).parse()?);
-    request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL_MSGPACK.parse()?);
-    Ok(tokio_tungstenite::connect_async(request).await?.0)
-}
-
-async fn next(socket: &mut Socket) -> Result<ServerFrame> {
-    loop {
-        match socket.next().await.context("the server closed the connection")?? {
-            Message::Binary(b) => return Ok(Encoding::MsgPack.decode(&b)?),
-            Message::Close(f) => bail!("closed: {f:?}"),
-            _ => {}
-        }
-    }
+    Ok(raw::connect(world.addr, &seat.token).await?.0)
 }
 
 fn message(id: ConversationId, epoch: u64, request_id: u64) -> Result<Message> {
-    let message =
-        SendMessage { conversation_id: id, temp_id: TempId::generate(), epoch, generation: 0, payload: Blob::from(vec![0x5a; 512]) };
-    Ok(Message::binary(Encoding::MsgPack.encode(&ClientFrame::SendMessage { request_id, message })?))
+    Ok(Message::binary(Encoding::MsgPack.encode(&raw::message(id, epoch, request_id, 512))?))
 }
 
 /// Accounts, conversations, then load.
@@ -227,7 +201,7 @@ async fn logins(world: &Arc<World>, seats: &[Seat]) -> Result<()> {
     let start = Instant::now();
     let mut done = 0u32;
     while start.elapsed() < Duration::from_secs(4) {
-        let batch: Vec<_> = seats.iter().take(50).map(|s| open(world, s)).collect();
+        let batch: Vec<_> = seats.iter().take(50).map(|s| raw::open(world.addr, &s.token)).collect();
         for r in futures_util::future::join_all(batch).await {
             let mut socket = r?;
             if !matches!(next(&mut socket).await?, ServerFrame::Connected { .. }) {

@@ -19,7 +19,7 @@ use crate::engine::{ConnectionState, Event};
 use crate::jobs::{self, kind};
 use crate::{EngineError, EngineResult, now_ms};
 use futures_util::{SinkExt as _, StreamExt as _};
-use sc_protocol::frame::{ClientFrame, Cursor, Encoding, EnvelopeKind, SUBPROTOCOL_MSGPACK, ServerFrame};
+use sc_protocol::frame::{ClientFrame, Cursor, Encoding, Envelope, EnvelopeKind, SUBPROTOCOL_MSGPACK, ServerFrame};
 use sc_protocol::rest::{ConversationInfo, ConversationPage, EnvelopePage, UserInfo};
 use sc_protocol::{ConversationId, ErrorBody, ErrorCode, limits};
 use sc_store::model::ConversationState;
@@ -119,7 +119,14 @@ impl Shared {
         match answer {
             Some(Ok(())) => Ok(()),
             Some(Err(e)) => Err(EngineError::Server(e)),
-            None => Err(EngineError::Offline("no answer".into())),
+            None => {
+                // Half open, most likely: the session ends when its sender is gone, and a new one begins.
+                let mut current = lock(&self.gateway);
+                if current.as_ref().is_some_and(|g| g.same_channel(&gateway)) {
+                    *current = None;
+                }
+                Err(EngineError::Offline("no answer".into()))
+            }
         }
     }
 
@@ -169,9 +176,12 @@ impl Shared {
                     Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return Ok(all),
                     Err(e) => return Err(e),
                 };
-            let Some((first, opens)) = page.envelopes.first().map(|e| (e.seq, e.kind == EnvelopeKind::Welcome)) else { return Ok(all) };
+            // A Welcome and a join of our own begin a stay.
+            let own = self.own.device.device_id;
+            let opens = |e: &Envelope| e.kind == EnvelopeKind::Welcome || (e.kind == EnvelopeKind::Commit && e.sender_device == own);
+            let Some((first, opens)) = page.envelopes.first().map(|e| (e.seq, opens(e))) else { return Ok(all) };
             if first > after + 1 {
-                // A first join that is on its way has its place before this. A Welcome begins a stay itself.
+                // A first join that is on its way has its place before this.
                 if !opens && self.read(|r, id: ConversationId| r.has_job(id, kind::REJOIN), id).await? && after > 0 {
                     let joining = self
                         .read(|r, id: ConversationId| r.conversation(id), id)
@@ -369,7 +379,10 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
                 }
                 flush(s, &mut batch).await?;
             }
-            Some(frame) = outgoing.recv() => send(&mut socket, &frame).await?,
+            frame = outgoing.recv() => match frame {
+                Some(frame) => send(&mut socket, &frame).await?,
+                None => return Err(EngineError::Offline("the server does not answer".into())),
+            },
             _ = ping.tick() => {
                 if heard.elapsed() > Duration::from_secs(limits::DEAD_PEER_SECONDS) {
                     return Err(EngineError::Offline("the server is silent".into()));

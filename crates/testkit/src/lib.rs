@@ -5,6 +5,7 @@
 //! * [`Person`]: one device of somebody.
 
 pub mod proxy;
+pub mod raw;
 
 use anyhow::{Context as _, Result, bail};
 use sc_engine::profile::{self, Opening};

@@ -39,6 +39,10 @@ pub(super) async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
                 Err(EngineError::Server(e)) if e.code == ErrorCode::NotAMember => return refused(s, job, *e).await,
                 Err(e) => return give_up(s, job, e).await,
             };
+            // Who came in on the way to that state is seen by following, as far as this device still can.
+            if c.is_some_and(|c| c.state == ConversationState::Active) {
+                s.catch_up_to(id, state.seq).await?;
+            }
             let prepared = job.clone();
             match s.db.write(move |cx| prepare_rejoin(cx, &prepared, &state)).await {
                 Ok(sent) => sent,

@@ -231,7 +231,7 @@ async fn apply_commit(
         end_leaf(cx, id, m.device, seq).await?;
     }
     if effect.external {
-        insert_leaf(cx, id, effect.committer, seq + 1).await?;
+        insert_leaf(cx, id, effect.committer, seq).await?;
     }
     for u in &b.remove_users {
         remove_member(cx, id, *u).await?;
