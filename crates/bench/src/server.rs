@@ -13,9 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
 
-const PAIRS: usize = 100;
-const WINDOW: usize = 16;
-const SECONDS: u64 = 8;
+/// Pairs of accounts; also the size of the group.
+pub const PAIRS: usize = 100;
+/// Messages a sender has outstanding.
+pub const WINDOW: usize = 16;
+/// Length of each measurement.
+pub const SECONDS: u64 = 8;
 
 struct Seat {
     token: String,

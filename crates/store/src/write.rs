@@ -449,10 +449,13 @@ impl Write<'_> {
         self.run("DELETE FROM outbox WHERE id = ?1", [id]).map(|_| ())
     }
 
-    /// Jobs of that kind with that body are not needed any more.
+    /// Jobs of that kind with that body are not needed any more, unless they may be with the server already.
     pub fn delete_jobs_with(&self, id: ConversationId, kind: &str, body: &[u8]) -> StoreResult<()> {
-        self.run("DELETE FROM outbox WHERE conversation_id = ?1 AND kind = ?2 AND body = ?3", params![id.as_bytes(), kind, body])
-            .map(|_| ())
+        self.run(
+            "DELETE FROM outbox WHERE conversation_id = ?1 AND kind = ?2 AND body = ?3 AND ciphertext IS NULL",
+            params![id.as_bytes(), kind, body],
+        )
+        .map(|_| ())
     }
 
     /// What was encrypted for an older state of the group is encrypted anew.

@@ -29,7 +29,7 @@ pub fn rng() -> ChaCha20Rng {
 }
 
 /// The server as a program of its own, killed with SIGKILL when dropped.
-pub struct Server(Child);
+pub struct Server(pub Child);
 
 impl Server {
     /// Starts it and waits until it listens; answers its address.
