@@ -515,6 +515,13 @@ impl Group {
         self.mls.members().map(|m| leaf(m.credential.serialized_content(), &m.signature_key)).collect()
     }
 
+    /// True when a device of one of these accounts is inside. Every certificate was verified when it came in, so that is
+    /// not done again for each message.
+    #[must_use]
+    pub fn has_any(&self, users: &[UserId]) -> bool {
+        self.mls.members().any(|m| Certificate::parse(m.credential.serialized_content()).is_ok_and(|c| users.contains(&c.user_id)))
+    }
+
     fn leaf_at(&self, index: LeafNodeIndex) -> Result<Leaf, E2eeError> {
         let m = self.mls.member_at(index).ok_or(E2eeError::Invalid("no such member"))?;
         leaf(m.credential.serialized_content(), &m.signature_key)

@@ -47,6 +47,14 @@ impl Certificate {
 
     /// Parses and verifies a certificate against the key of the leaf it came in.
     pub fn verify(bytes: &[u8], device_key: &[u8]) -> Result<Self, IdentityError> {
+        let c = Self::parse(bytes)?;
+        let device_key: [u8; 32] = device_key.try_into().map_err(|_| IdentityError::Malformed)?;
+        verify(&c.identity_key, &Self::signed(c.user_id, c.device_id, &device_key), &c.signature)?;
+        Ok(c)
+    }
+
+    /// Parses a certificate that was verified before.
+    pub fn parse(bytes: &[u8]) -> Result<Self, IdentityError> {
         let mut r = Reader(bytes);
         if bytes.len() != CERTIFICATE_LEN || r.take::<1>()? != [VERSION] {
             return Err(IdentityError::Malformed);
@@ -54,8 +62,6 @@ impl Certificate {
         let user_id = UserId::from_slice(&r.take::<16>()?).ok_or(IdentityError::Malformed)?;
         let device_id = DeviceId::from_slice(&r.take::<16>()?).ok_or(IdentityError::Malformed)?;
         let (identity_key, signature) = (r.take::<32>()?, r.take::<64>()?);
-        let device_key: [u8; 32] = device_key.try_into().map_err(|_| IdentityError::Malformed)?;
-        verify(&identity_key, &Self::signed(user_id, device_id, &device_key), &signature)?;
         Ok(Self { user_id, device_id, identity_key, signature })
     }
 

@@ -150,8 +150,7 @@ pub fn prepare(cx: &mut Cx<'_>, job_id: i64) -> EngineResult<Prepared> {
             return Ok(None);
         }
         // Nobody to read it: it would be shown as sent and never arrive.
-        let alone = !g.leaves()?.iter().any(|l| others.contains(&l.user));
-        if alone && !others.is_empty() {
+        if !others.is_empty() && !g.has_any(&others) {
             return Ok(Some((None, u64::MAX)));
         }
         Ok(Some((Some(g.encrypt(mls, &body)?), g.epoch())))
