@@ -2,8 +2,12 @@
 //!
 //! Figures go into `docs/benchmarks.md` with machine and command; a figure that was not seen is not written.
 
+mod ceiling;
 mod client;
+mod crypto;
 mod device;
+mod load;
+mod message;
 mod server;
 
 use anyhow::Result;
@@ -12,15 +16,33 @@ fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if on("search") {
-        device::search()?;
+    match wanted.as_slice() {
+        [flag, dir] if flag == "--serve" => return runtime.block_on(load::serve(dir)),
+        [flag, dir] if flag == "--open" => return runtime.block_on(device::open(dir)),
+        _ => {}
+    }
+    if on("crypto") {
+        crypto::opaque()?;
+        crypto::commits()?;
     }
     runtime.block_on(async {
+        if on("device") {
+            device::run().await?;
+        }
+        if on("message") {
+            message::run().await?;
+        }
         if on("client") {
             client::run().await?;
         }
+        if on("load") {
+            load::run().await?;
+        }
         if on("server") {
-            server::run().await?;
+            // In the same run, so that whatever else this machine does is in both.
+            let (pairs, fan_out) = ceiling::run().await?;
+            let (ours, ours_fan_out) = server::run().await?;
+            println!("share of the ceiling: 1:1 {:.0} %, group {:.0} %", 100.0 * ours / pairs, 100.0 * ours_fan_out / fan_out);
         }
         Ok(())
     })

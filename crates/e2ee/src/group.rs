@@ -382,7 +382,7 @@ impl Group {
         match processed.into_content() {
             ProcessedMessageContent::ApplicationMessage(m) => {
                 let Sender::Member(index) = sender else { return Err(E2eeError::Invalid("a message by nobody")) };
-                Ok(Received::Message { sender: self.leaf_at(index)?, bytes: m.into_bytes() })
+                Ok(Received::Message { sender: self.known_leaf_at(index)?, bytes: m.into_bytes() })
             }
             ProcessedMessageContent::OwnPrivateMessage => Ok(Received::OwnMessage),
             ProcessedMessageContent::OwnPendingCommit => {
@@ -525,6 +525,13 @@ impl Group {
     fn leaf_at(&self, index: LeafNodeIndex) -> Result<Leaf, E2eeError> {
         let m = self.mls.member_at(index).ok_or(E2eeError::Invalid("no such member"))?;
         leaf(m.credential.serialized_content(), &m.signature_key)
+    }
+
+    /// A leaf whose certificate was verified when it came in.
+    fn known_leaf_at(&self, index: LeafNodeIndex) -> Result<Leaf, E2eeError> {
+        let m = self.mls.member_at(index).ok_or(E2eeError::Invalid("no such member"))?;
+        let c = Certificate::parse(m.credential.serialized_content())?;
+        Ok(Leaf { user: c.user_id, device: c.device_id, identity_key: c.identity_key, device_key: m.signature_key })
     }
 
     fn change(&self, sender: &Sender, staged: &StagedCommit) -> Result<Change, E2eeError> {

@@ -169,7 +169,11 @@ fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope) -> EngineResult<
             cx.w.undo()?;
             match err {
                 E2eeError::Duplicate => Ok(()),
-                E2eeError::Undecryptable(_) => undecryptable(cx, c, e, "key_missing"),
+                E2eeError::Undecryptable(_) => {
+                    undecryptable(cx, c, e, "key_missing")?;
+                    // One may have been damaged on the way. Two in a row are a group that is not the sender's.
+                    if is_unreadable(cx, c, e.seq - 1)? { break_session(cx, c) } else { Ok(()) }
+                }
                 E2eeError::WrongEpoch | E2eeError::NotInGroup => {
                     undecryptable(cx, c, e, "out_of_step")?;
                     break_session(cx, c)
@@ -179,6 +183,11 @@ fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope) -> EngineResult<
             }
         }
     }
+}
+
+/// True when the entry at that place could not be read although this device was in the group.
+fn is_unreadable(cx: &Cx<'_>, c: &Conversation, seq: u64) -> EngineResult<bool> {
+    Ok(cx.r().message_at(c.id, seq)?.is_some_and(|(m, _)| m.kind == RowKind::Undecryptable && m.cause == "key_missing"))
 }
 
 /// Stores what a message says.
