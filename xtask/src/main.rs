@@ -1,9 +1,10 @@
 //! The two commands of the README and every step of CI.
 //!
 //! `cargo xtask run` sets up what is missing and runs the main job; `cargo xtask test` sets up what is missing and runs
-//! every test. Other steps: `lint`, `ui`, `bench`, `bundle`, `setup`.
+//! every test. Other steps: `lint`, `ui`, `bench`, `fuzz`, `bundle`, `setup`.
 
 mod bundle;
+mod fuzz;
 mod setup;
 mod sh;
 mod story;
@@ -19,6 +20,7 @@ const USAGE: &str = "cargo xtask <step>
   lint     formatting and lints
   ui       checks and builds the UI
   bench    the project's benchmarks (see docs/benchmarks.md)
+  fuzz     every parser of outside bytes, a minute or as many seconds as you say
   bundle   a Debian package of the app
   setup    installs what is missing";
 
@@ -45,6 +47,7 @@ fn run(step: &str, rest: &[String]) -> Result<()> {
             test::ui_checks()
         }
         "bench" => test::bench(rest),
+        "fuzz" => fuzz::run_all(rest),
         "bundle" => bundle::deb(),
         "setup" => setup::all(),
         _ => bail!("unknown step\n\n{USAGE}"),
