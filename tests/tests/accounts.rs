@@ -1,10 +1,15 @@
 //! Accounts from their first moment, with the network failing in between.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
-use anyhow::Result;
-use sc_engine::EngineError;
+mod programs;
+
+use anyhow::{Result, ensure};
+use programs::{Server, person, program};
+use sc_engine::{ConnectionState, EngineError};
+use sc_protocol::ErrorCode;
 use sc_testkit::proxy::Proxy;
-use sc_testkit::{Person, World, password};
+use sc_testkit::{Person, World, password, until};
+use std::process::Command;
 
 /// Whoever can be found can be written to, also when their device has done nothing since it registered.
 #[tokio::test(flavor = "multi_thread")]
@@ -49,4 +54,32 @@ async fn a_registration_whose_answer_was_lost_is_taken_up_again_and_by_nobody_el
     let c = dave.direct("carol").await?;
     dave.say(c, "hello").await?;
     carol.sees(c, "hello").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_suspends_an_account_beside_a_running_server_and_restores_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("server");
+    let (_server, url) = Server::start(&data, "127.0.0.1:0")?;
+    let (alice, bob) = (person(dir.path(), &url, "alice").await?, person(dir.path(), &url, "bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "before").await?;
+    bob.sees(c, "before").await?;
+    let operate = |what: &str, name: &str| -> Result<(bool, String)> {
+        let out = Command::new(program("secureconnect-server")?).args([what, name, "--data"]).arg(&data).output()?;
+        Ok((out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned()))
+    };
+    let (fine, why) = operate("suspend", "nobody")?;
+    assert!(!fine && why.contains("no account with the name nobody"), "{why}");
+    ensure!(operate("suspend", "bob")?.0, "bob is suspended");
+    // His requests are refused at once, his open connection ends with its next heartbeat.
+    assert_eq!(bob.engine.devices().await.unwrap_err().code(), "ACCOUNT_SUSPENDED");
+    let out = ConnectionState::LoggedOut(ErrorCode::AccountSuspended);
+    until("bob's connection ends", || async { Ok((*bob.engine.connection()?.borrow() == out).then_some(())) }).await?;
+    alice.say(c, "meanwhile").await?;
+    ensure!(operate("restore", "bob")?.0, "bob is active again");
+    bob.engine.login(&url, "bob", &password("bob"), "laptop").await?;
+    bob.sees(c, "meanwhile").await?;
+    assert_eq!(bob.texts(c)?, ["before", "meanwhile"]);
+    Ok(())
 }

@@ -8,7 +8,7 @@
 mod programs;
 
 use anyhow::{Context as _, Result, ensure};
-use programs::{Server, person, program, rng};
+use programs::{Server, person, preload, program, rng};
 use rand::Rng as _;
 use rand_chacha::ChaCha20Rng;
 use sc_protocol::ConversationId;
@@ -30,14 +30,10 @@ struct Disk {
 
 impl Disk {
     fn new(base: &Path) -> Result<Self> {
-        let (dir, durable, shim) = (base.join("disk"), base.join("durable"), base.join("power_loss.so"));
+        let (dir, durable) = (base.join("disk"), base.join("durable"));
         std::fs::create_dir_all(&dir)?;
         std::fs::create_dir_all(&durable)?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("power_loss/shim.c");
-        let built =
-            Command::new("cc").args(["-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&shim).arg(source).arg("-ldl").status();
-        ensure!(built.context("a C compiler is needed (apt install gcc)")?.success(), "the shim does not build");
-        Ok(Self { dir, durable, shim })
+        Ok(Self { dir, durable, shim: preload("power_loss", base)? })
     }
 
     fn env(&self) -> [(&'static str, &Path); 3] {

@@ -279,6 +279,24 @@ pub async fn authenticate(app: &App, token: &str) -> ApiResult<MaybePending> {
     Ok(MaybePending { who, pending: status == "pending" })
 }
 
+/// True while the account may use the server and the device belongs to it. What cannot be asked now is asked again later.
+pub async fn is_welcome(app: &App, who: &Authed) -> bool {
+    let row: Result<Option<(String, String)>, _> = sqlx::query_as(
+        "SELECT d.status, u.status FROM devices d JOIN users u ON u.user_id = d.user_id WHERE d.device_id = $1 AND d.user_id = $2",
+    )
+    .bind(who.device.as_bytes().as_slice())
+    .bind(who.user.as_bytes().as_slice())
+    .fetch_optional(&app.pool)
+    .await;
+    match row {
+        Ok(row) => row.is_some_and(|(device, account)| device == "active" && account == "ACTIVE"),
+        Err(cause) => {
+            tracing::warn!(%cause, "a session could not be checked");
+            true
+        }
+    }
+}
+
 /// The bearer token of a request.
 #[must_use]
 pub fn bearer(parts: &Parts) -> Option<&str> {

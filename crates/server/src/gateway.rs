@@ -141,14 +141,24 @@ impl Session {
                     heard = tokio::time::Instant::now();
                     result
                 }
-                _ = ping.tick() => {
-                    if heard.elapsed() > Duration::from_secs(limits::DEAD_PEER_SECONDS) { Err(Over) } else { self.send(Message::Ping(Vec::new().into())).await }
-                }
+                _ = ping.tick() => self.beat(heard.elapsed()).await,
             };
             if result.is_err() {
                 return;
             }
         }
+    }
+
+    /// The heartbeat: the peer lives, and its session still holds.
+    async fn beat(&mut self, silent: Duration) -> Result<(), Over> {
+        if silent > Duration::from_secs(limits::DEAD_PEER_SECONDS) {
+            return Err(Over);
+        }
+        if !auth::is_welcome(&self.app, &self.who).await {
+            self.send(close(CLOSE_SESSION, "session")).await?;
+            return Err(Over);
+        }
+        self.send(Message::Ping(Vec::new().into())).await
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Over> {

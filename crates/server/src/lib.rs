@@ -19,6 +19,7 @@ pub mod identity;
 pub mod limiter;
 pub mod log;
 pub mod mls;
+pub mod operator;
 pub mod ops;
 pub mod routes;
 pub mod serve;

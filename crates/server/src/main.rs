@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use secureconnect_server::config::Config;
+use secureconnect_server::operator;
 use secureconnect_server::serve::Server;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +30,22 @@ enum Command {
         #[arg(long)]
         listen: Option<SocketAddr>,
     },
+    /// Suspends an account: it can neither log in nor send, and its connections end within half a minute.
+    Suspend {
+        /// The account's name.
+        username: String,
+        /// Folder of the database.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
+    /// Lets a suspended account in again.
+    Restore {
+        /// The account's name.
+        username: String,
+        /// Folder of the database.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
     /// Says whether the configuration can be used, and what it is.
     CheckConfig,
 }
@@ -47,8 +64,27 @@ fn main() -> ExitCode {
             println!("The configuration is valid.\n{config:#?}");
             ExitCode::SUCCESS
         }
+        Command::Suspend { username, data } => operate(Config { data: data.unwrap_or(config.data.clone()), ..config }, &username, true),
+        Command::Restore { username, data } => operate(Config { data: data.unwrap_or(config.data.clone()), ..config }, &username, false),
         Command::Serve { data, listen } => {
             run(Config { data: data.unwrap_or(config.data.clone()), listen: listen.unwrap_or(config.listen), ..config })
+        }
+    }
+}
+
+fn operate(config: Config, username: &str, suspended: bool) -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        eprintln!("cannot start the runtime");
+        return ExitCode::FAILURE;
+    };
+    match runtime.block_on(operator::set_suspended(&config, username, suspended)) {
+        Ok(()) => {
+            println!("{username} is {}.", if suspended { "suspended" } else { "active again" });
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
         }
     }
 }

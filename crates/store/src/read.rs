@@ -271,8 +271,11 @@ impl<'a> Read<'a> {
 
     /// The first job of every conversation, in order of work.
     pub fn first_jobs(&self, now: i64) -> StoreResult<Vec<Job>> {
-        let sql =
-            format!("{JOB} WHERE id IN (SELECT MIN(id) FROM outbox GROUP BY conversation_id) AND not_before <= ?1 ORDER BY id LIMIT 100");
+        // Nothing is put off for more than an hour: what lies further ahead was written by a clock that has been set back.
+        let sql = format!(
+            "{JOB} WHERE id IN (SELECT MIN(id) FROM outbox GROUP BY conversation_id) AND NOT (not_before BETWEEN ?1 + 1 AND ?1 + 3600000) \
+             ORDER BY id LIMIT 100"
+        );
         self.all(&sql, [now], job)
     }
 

@@ -21,6 +21,18 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Builds `tests/NAME/shim.c` into `dir`, to be preloaded into a program.
+pub fn preload(name: &str, dir: &Path) -> Result<PathBuf> {
+    let shim = dir.join(format!("{name}.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(name).join("shim.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&shim).arg(source).arg("-ldl");
+    if !cc.status().context("a C compiler is needed (apt install gcc)")?.success() {
+        bail!("the shim {name} does not build");
+    }
+    Ok(shim)
+}
+
 /// Randomness of a run; its seed is printed.
 pub fn rng() -> ChaCha20Rng {
     let seed = std::env::var("SECURECONNECT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
