@@ -173,36 +173,48 @@ try {
     await id('member-lan').filter({ hasText: 'Admin' }).waitFor();
     await check('group-role');
     await id('hand-over').click();
+    await check('group-hand-over');
+    await id('hand-over-confirm').click();
     await id('member-lan').filter({ hasText: 'Owner' }).waitFor();
     await card.getByRole('button', { name: 'Leave group' }).waitFor();
     assert((await id('hand-over').count()) === 0, 'roles are the owner’s to give');
     await page.keyboard.press('Escape');
   });
 
-  await test('every screen in Vietnamese, in the dark, and 360 wide', async () => {
-    await page.locator('[data-testid=conversation][data-title=lan]').click();
-    await id('open-settings').click();
-    await id('language').selectOption('vi');
-    await id('theme').selectOption('dark');
-    await page.getByText('Cài đặt').first().waitFor();
-    await check('settings-vi-dark');
-    await page.keyboard.press('Escape');
-    await check('conversation-vi-dark');
-    await id('open-card').click();
-    await check('card-vi-dark');
-    await page.keyboard.press('Escape');
-    await page.setViewportSize({ width: 360, height: 740 });
-    await check('narrow-conversation-vi-dark');
-    await id('open-card').click();
-    await check('narrow-card-vi-dark');
-    await page.getByTestId('card').getByRole('button', { name: 'Đóng' }).first().click();
-    await id('back').click();
-    await check('narrow-list-vi-dark');
-    await id('open-settings').click();
-    await check('narrow-settings-vi-dark');
-    await id('theme').selectOption('light');
-    await page.keyboard.press('Escape');
-    await check('narrow-list-vi-light');
+  await test('every screen in both languages, both themes and three widths', async () => {
+    const escape = () => page.keyboard.press('Escape');
+    for (const lang of ['en', 'vi'])
+      for (const theme of ['light', 'dark'])
+        for (const width of [360, 768, 1280]) {
+          const name = (screen) => `matrix-${screen}-${lang}-${theme}-${width}`;
+          await page.setViewportSize({ width: 1280, height: 800 });
+          if (await id('back').isVisible()) await id('back').click();
+          await id('open-settings').click();
+          await id('language').selectOption(lang);
+          await id('theme').selectOption(theme);
+          await page.setViewportSize({ width, height: 780 });
+          await check(name('settings'));
+          await escape();
+          if (await id('back').isVisible()) await id('back').click();
+          await check(name('list'));
+          await id('open-search').click();
+          await check(name('search'));
+          await escape();
+          await id('open-new').click();
+          await check(name('new'));
+          await escape();
+          await page.locator('[data-testid=conversation][data-title=lan]').click();
+          await id('composer').waitFor();
+          await check(name('conversation'));
+          await id('open-card').click();
+          await check(name('card'));
+          await id('card-reset').click();
+          await check(name('reset'));
+          await escape();
+          if (await id('card').isVisible()) await page.getByTestId('card').getByRole('button').first().click();
+          const foreign = await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth + 1);
+          assert(!foreign, `${name('conversation')} does not scroll sideways`);
+        }
   });
 
   await test('ten thousand characters are sent, one more is not', async () => {

@@ -1,8 +1,8 @@
 //! Installs what is missing, and says so.
 
-use crate::sh::{exists, output, run, say};
+use crate::sh::{cargo, exists, output, run, say, target_dir};
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What the build and the app need on Debian and Ubuntu.
@@ -62,6 +62,19 @@ fn packages(wanted: &[&str]) -> Result<()> {
         bail!("install them by hand and try again: apt-get install {}", missing.join(" "));
     }
     Ok(())
+}
+
+/// The checker of dependencies, built once into the target folder.
+pub fn cargo_deny() -> Result<PathBuf> {
+    const VERSION: &str = "0.20.2";
+    let tools = target_dir()?.join("tools");
+    let program = tools.join("bin/cargo-deny");
+    let have = Command::new(&program).arg("--version").output().is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(VERSION));
+    if !have {
+        say("installing cargo-deny");
+        run(cargo().args(["install", "cargo-deny", "--locked", "--quiet", "--version", VERSION, "--root"]).arg(&tools))?;
+    }
+    Ok(program)
 }
 
 /// The UI's packages, from the lock file, when it changed.

@@ -46,7 +46,7 @@ fn written() -> Result<u64> {
 async fn one(alice: &Person, bob: &Person, c: ConversationId, size: usize) -> Result<()> {
     let (mut store, mut encrypt, mut decrypt) = (Vec::new(), Vec::new(), Vec::new());
     let mut envelopes = Vec::new();
-    let mut seq = bob.engine.read(|r| r.conversation(c))?.context("known")?.last_seq;
+    let first = bob.engine.read(|r| r.conversation(c))?.context("known")?.last_seq + 1;
     let ms = |t: Instant| t.elapsed().as_secs_f64() * 1000.0;
     let before = written()?;
     for i in 0..MESSAGES {
@@ -58,7 +58,7 @@ async fn one(alice: &Person, bob: &Person, c: ConversationId, size: usize) -> Re
         let t = Instant::now();
         let Prepared::Ready(job) = alice.engine.db().write(move |cx| prepare(cx, job.id)).await? else { anyhow::bail!("not ready") };
         encrypt.push(ms(t));
-        seq += 1;
+        let seq = first + i;
         envelopes.push(Envelope {
             conversation_id: c,
             seq,
@@ -74,8 +74,7 @@ async fn one(alice: &Person, bob: &Person, c: ConversationId, size: usize) -> Re
         });
         // Its place, so that the next one is the first job again.
         let (temp_id, at) = (row.temp_id, row.sent_at);
-        let place = seq;
-        let own = Entry::Own { conversation: c, temp_id, seq: place, at };
+        let own = Entry::Own { conversation: c, temp_id, seq, at };
         alice.engine.db().write(move |cx| receive(cx, &[own]).map(|_| ())).await?;
     }
     let out = (written()? - before) / MESSAGES;
