@@ -111,7 +111,7 @@ impl Store {
         if mode != "wal" {
             return Err(StoreError::Damaged("journal mode"));
         }
-        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 4000;")?;
+        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16384;")?;
         migrate(&mut conn)?;
         Ok(Self { conn, path: path.to_owned() })
     }
