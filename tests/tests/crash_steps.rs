@@ -115,7 +115,12 @@ impl Scene {
 
 /// All steps in turn, each until the crash comes too late to meet it.
 async fn every_step(steps: &[Step]) -> Result<()> {
-    let world = World::with(|c| c.repair_rate = 10_000).await?;
+    let world = World::with(|c| {
+        // A day's work in a minute.
+        c.repair_rate = 10_000;
+        c.claim_rate = 10_000;
+    })
+    .await?;
     let (alice, bob, carol) = (world.person("alice").await?, world.person("bob").await?, world.person("carol").await?);
     let c = alice.engine.create_group("crashes", vec![alice.engine.find_user("bob").await?.user_id]).await?;
     alice.say(c, "start").await?;

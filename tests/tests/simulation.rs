@@ -356,6 +356,7 @@ async fn lane(next: Arc<AtomicU64>, first: u64, count: u64) -> Result<()> {
         }
         let world = World::with(|c| {
             c.repair_rate = 100_000;
+            c.claim_rate = 100_000;
         })
         .await?;
         let mut stage = (people(&world).await?, world);

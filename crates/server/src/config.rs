@@ -29,6 +29,8 @@ pub struct Config {
     pub login_rate: u32,
     /// Rejoins of a device and resets of an account, per conversation and hour.
     pub repair_rate: u32,
+    /// Key packages of one account another may claim an hour.
+    pub claim_rate: u32,
     /// Connections of one account at a time.
     pub connections_per_user: usize,
     /// Bytes that may wait for one slow connection before it is closed.
@@ -50,6 +52,7 @@ impl Default for Config {
             send_burst: 500,
             login_rate: 30,
             repair_rate: 10,
+            claim_rate: 100,
             connections_per_user: 40,
             connection_queue_bytes: 1 << 20,
             synchronous: "FULL".to_owned(),
@@ -86,8 +89,14 @@ impl Config {
         if !(30..=86_400).contains(&self.access_token_seconds) {
             return fail("access_token_seconds must be 30 to 86400");
         }
-        if self.refresh_token_days == 0 || self.send_rate == 0 || self.send_burst == 0 || self.login_rate == 0 || self.repair_rate == 0 {
-            return fail("refresh_token_days, send_rate, send_burst, login_rate and repair_rate must be at least 1");
+        if self.refresh_token_days == 0
+            || self.send_rate == 0
+            || self.send_burst == 0
+            || self.login_rate == 0
+            || self.repair_rate == 0
+            || self.claim_rate == 0
+        {
+            return fail("refresh_token_days and every rate must be at least 1");
         }
         if self.connections_per_user == 0 || self.connection_queue_bytes < 64 * 1024 {
             return fail("connections_per_user must be at least 1 and connection_queue_bytes at least 65536");

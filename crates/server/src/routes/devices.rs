@@ -298,7 +298,9 @@ pub async fn claim_key_packages(
     app.limiter.take(format!("claim {}", who.user), 1_000, 5.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
     if user != who.user {
         // Per pair: nobody empties somebody's one-time packages alone.
-        app.limiter.take(format!("claim {} {user}", who.user), 100, 100.0 / 3600.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
+        let rate = app.config.claim_rate;
+        let key = format!("claim {} {user}", who.user);
+        app.limiter.take(key, rate, f64::from(rate) / 3600.0, crate::now_ms()).map_err(ApiError::rate_limited)?;
     }
     app.writer
         .write(move |cx| {
