@@ -221,7 +221,7 @@ async fn a_thousand_half_requests_are_closed_and_hold_up_nobody() -> Result<()> 
         slowest = slowest.max(t.elapsed());
     }
     println!("a message and a login beside a thousand half requests: at most {slowest:?}");
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     for mut s in half {
         let mut rest = Vec::new();
         let closed = tokio::time::timeout_at((start + Duration::from_secs(15)).into(), s.read_to_end(&mut rest)).await;
@@ -313,7 +313,7 @@ async fn a_flood_is_bounded_by_its_own_limit_and_the_neighbours_are_served() -> 
         post(&mut neighbour, &stage, n, 512).await?;
         slowest = slowest.max(t.elapsed());
     }
-    assert!(slowest < Duration::from_millis(500), "the neighbour waited {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "the neighbour waited {slowest:?}");
     let (mut taken, mut limited) = (0, 0);
     while taken + limited < 2_000 {
         match raw::next(&mut flood).await? {
