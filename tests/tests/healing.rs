@@ -4,18 +4,7 @@
 use anyhow::Result;
 use sc_engine::ResetScope;
 use sc_store::model::{ConversationState, RowKind};
-use sc_testkit::{PATIENCE, Person, World, password, until};
-use std::path::Path;
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for name in ["store.db", "store.db-wal", "keys.json"] {
-        if from.join(name).exists() {
-            std::fs::copy(from.join(name), to.join(name))?;
-        }
-    }
-    Ok(())
-}
+use sc_testkit::{PATIENCE, Person, World, copy_profile, password, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_of_this_device_renews_the_keys_and_loses_nothing() -> Result<()> {
@@ -117,7 +106,7 @@ async fn a_store_restored_from_an_old_copy_notices_renews_its_keys_and_gets_its_
     alice.engine.stop().await;
     drop(alice);
     let alice = until("the profile is closed", || async {
-        copy(&dir, &old)?;
+        copy_profile(&dir, &old)?;
         Ok(Some(Person::open(&dir, "alice").await?))
     })
     .await?;
@@ -200,7 +189,7 @@ async fn whoever_came_in_while_a_store_was_lost_is_shown_and_let_in_by_the_perso
     alice.engine.stop().await;
     drop(alice);
     let alice = until("the profile is closed", || async {
-        copy(&dir, &old)?;
+        copy_profile(&dir, &old)?;
         Ok(Some(Person::open(&dir, "alice").await?))
     })
     .await?;

@@ -11,20 +11,6 @@ use sc_protocol::{Blob, ConversationId, TempId, UserId};
 use sc_store::model::{ConversationState, RowKind};
 use sc_testkit::{PATIENCE, Person, World, until};
 
-async fn tamper(world: &World, sql: &'static str, values: Vec<Vec<u8>>) -> Result<u64> {
-    let app = world.server.as_ref().unwrap().app.clone();
-    let done = app.writer.write(move |cx| {
-        Box::pin(async move {
-            let mut q = sqlx::query(sql);
-            for v in values {
-                q = q.bind(v);
-            }
-            Ok(q.execute(&mut cx.conn).await?.rows_affected())
-        })
-    });
-    Ok(done.await?)
-}
-
 async fn restart(world: &mut World, people: &[&Person]) -> Result<()> {
     world.stop_server().await;
     world.start_server().await?;
@@ -70,7 +56,7 @@ async fn refused(p: &Person, c: ConversationId, reason: &str) -> Result<()> {
 
 async fn let_in(world: &World, c: ConversationId, who: UserId) -> Result<()> {
     let join = "INSERT INTO members (conversation_id, user_id, role, read_seq) VALUES ($1, $2, 1, 0)";
-    assert_eq!(tamper(world, join, vec![c.as_bytes().to_vec(), who.as_bytes().to_vec()]).await?, 1);
+    assert_eq!(world.tamper(join, vec![c.as_bytes().to_vec(), who.as_bytes().to_vec()]).await?, 1);
     Ok(())
 }
 
@@ -114,7 +100,7 @@ async fn a_key_package_the_server_swaps_is_not_used() -> Result<()> {
     let device = |p: &Person| p.engine.account().unwrap().device.device_id.as_bytes().to_vec();
     let swap = "UPDATE key_packages SET key_package = (SELECT k.key_package FROM key_packages k WHERE k.device_id = $2 AND k.suite = key_packages.suite LIMIT 1) \
                 WHERE device_id = $1";
-    assert!(tamper(&world, swap, vec![device(&bob), device(&eve)]).await? > 0);
+    assert!(world.tamper(swap, vec![device(&bob), device(&eve)]).await? > 0);
     let c = alice.direct("bob").await?;
     alice.say(c, "for bob alone").await?;
     alice.sees_event(c, "refused").await?;
@@ -192,7 +178,7 @@ async fn fork(world: &mut World, alice: &Person, bob: Person, carol: &Person, c:
     let device = carol.engine.account().unwrap().device.device_id;
     let swap = "UPDATE log SET payload = $1, sender_user = $2, sender_device = $3 WHERE conversation_id = $4 AND seq = (SELECT MAX(seq) FROM log WHERE conversation_id = $4)";
     let values = vec![other, carol.id()?.as_bytes().to_vec(), device.as_bytes().to_vec(), c.as_bytes().to_vec()];
-    assert_eq!(tamper(world, swap, values).await?, 1);
+    assert_eq!(world.tamper(swap, values).await?, 1);
     let bob = Person::open(&dir, "bob").await?;
     bob.online().await?;
     let (a, b) = (alice.engine.authenticator(c).await?.unwrap(), bob.engine.authenticator(c).await?.unwrap());

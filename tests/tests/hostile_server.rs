@@ -9,25 +9,6 @@ use sc_protocol::{ConversationId, ErrorCode, UserId};
 use sc_store::model::{IdentityChange, RowKind, Status};
 use sc_testkit::{World, until};
 
-/// Runs SQL on the server's store, on its own writing connection.
-async fn tamper(world: &World, sql: &'static str, values: Vec<Vec<u8>>) -> Result<u64> {
-    let app = world.server.as_ref().unwrap().app.clone();
-    let n = app
-        .writer
-        .write(move |cx| {
-            Box::pin(async move {
-                let mut q = sqlx::query(sql);
-                for v in values {
-                    q = q.bind(v);
-                }
-                Ok(q.execute(&mut cx.conn).await?.rows_affected())
-            })
-        })
-        .await
-        .map_err(|e| *e.0)?;
-    Ok(n)
-}
-
 fn impostor(user: UserId, version: u64) -> (Vec<u8>, Vec<u8>) {
     let (identity, device) = (AccountIdentity::generate(&mut rand::rngs::OsRng), DeviceKeys::generate(&mut rand::rngs::OsRng));
     let list = DeviceList { user_id: user, version, devices: vec![(device.device_id, device.public())] };
@@ -44,12 +25,9 @@ async fn an_identity_the_server_swaps_is_announced_and_stops_sending_to_a_verifi
     let number = alice.engine.safety_number(bob.id()?)?.digits();
     alice.engine.set_verified(bob.id()?, true, &number).await?;
     let (key, list) = impostor(bob.id()?, 2);
-    let n = tamper(
-        &world,
-        "UPDATE users SET identity_key = $1, device_list = $2 WHERE user_id = $3",
-        vec![key, list, bob.id()?.as_bytes().to_vec()],
-    )
-    .await?;
+    let n = world
+        .tamper("UPDATE users SET identity_key = $1, device_list = $2 WHERE user_id = $3", vec![key, list, bob.id()?.as_bytes().to_vec()])
+        .await?;
     assert_eq!(n, 1);
     let contact = alice.engine.find_user("bob").await?;
     assert!(!contact.verified && contact.changed == IdentityChange::Blocking);
@@ -64,12 +42,9 @@ async fn another_identity_for_the_own_account_is_refused() -> Result<()> {
     let world = World::new().await?;
     let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
     let (key, list) = impostor(alice.id()?, 2);
-    tamper(
-        &world,
-        "UPDATE users SET identity_key = $1, device_list = $2 WHERE user_id = $3",
-        vec![key, list, alice.id()?.as_bytes().to_vec()],
-    )
-    .await?;
+    world
+        .tamper("UPDATE users SET identity_key = $1, device_list = $2 WHERE user_id = $3", vec![key, list, alice.id()?.as_bytes().to_vec()])
+        .await?;
     let c = alice.direct("bob").await?;
     alice.say(c, "must not reach a device of the server").await?;
     alice.sees_event(c, "refused").await?;
@@ -86,7 +61,7 @@ async fn a_device_list_that_goes_back_is_refused() -> Result<()> {
     let old: Vec<u8> = alice.engine.read(|r| r.contact(bob.id().unwrap()))?.unwrap().device_list;
     let _phone = world.second_device(&bob, 2).await?;
     alice.engine.find_user("bob").await?;
-    tamper(&world, "UPDATE users SET device_list = $1 WHERE user_id = $2", vec![old, bob.id()?.as_bytes().to_vec()]).await?;
+    world.tamper("UPDATE users SET device_list = $1 WHERE user_id = $2", vec![old, bob.id()?.as_bytes().to_vec()]).await?;
     assert_eq!(alice.engine.find_user("bob").await.unwrap_err().code(), "ROLLED_BACK");
     Ok(())
 }
@@ -107,7 +82,7 @@ async fn a_message_the_server_plays_again_is_not_shown_again() -> Result<()> {
     let replay = "INSERT INTO log (conversation_id, seq, kind, generation, epoch, sender_user, sender_device, temp_id, sent_at, payload) \
                   SELECT conversation_id, seq + 1, kind, generation, epoch, sender_user, sender_device, $1, sent_at, payload FROM log \
                   WHERE conversation_id = $2 AND kind = 0 ORDER BY seq DESC LIMIT 1";
-    assert_eq!(tamper(&world, replay, vec![uuid::Uuid::now_v7().as_bytes().to_vec(), c.as_bytes().to_vec()]).await?, 1);
+    assert_eq!(world.tamper(replay, vec![uuid::Uuid::now_v7().as_bytes().to_vec(), c.as_bytes().to_vec()]).await?, 1);
     world.stop_server().await;
     world.start_server().await?;
     bob.engine.network_changed();
@@ -133,7 +108,7 @@ async fn a_message_the_server_damages_is_listed_asked_for_and_healed() -> Result
     alice.settle().await?;
     let damage = "UPDATE log SET payload = CAST(substr(payload, 1, length(payload) - 20) || x'0000000000000000000000000000000000000000' AS BLOB) \
                   WHERE conversation_id = $1 AND seq = (SELECT MAX(seq) FROM log WHERE conversation_id = $1)";
-    assert_eq!(tamper(&world, damage, vec![c.as_bytes().to_vec()]).await?, 1);
+    assert_eq!(world.tamper(damage, vec![c.as_bytes().to_vec()]).await?, 1);
     world.stop_server().await;
     world.start_server().await?;
     alice.engine.network_changed();
@@ -164,9 +139,9 @@ async fn an_entry_the_server_removes_leaves_a_line() -> Result<()> {
     }
     alice.settle().await?;
     let hide = "DELETE FROM log WHERE conversation_id = $1 AND seq = (SELECT MAX(seq) - 1 FROM log WHERE conversation_id = $1)";
-    assert_eq!(tamper(&world, hide, vec![c.as_bytes().to_vec()]).await?, 1);
+    assert_eq!(world.tamper(hide, vec![c.as_bytes().to_vec()]).await?, 1);
     let close = "UPDATE log SET seq = seq - 1 WHERE conversation_id = $1 AND seq = (SELECT MAX(seq) FROM log WHERE conversation_id = $1)";
-    assert_eq!(tamper(&world, close, vec![c.as_bytes().to_vec()]).await?, 1);
+    assert_eq!(world.tamper(close, vec![c.as_bytes().to_vec()]).await?, 1);
     world.stop_server().await;
     world.start_server().await?;
     let bob = sc_testkit::Person::open(&dir, "bob").await?;
@@ -185,7 +160,7 @@ async fn a_roster_the_server_invents_lets_nobody_in() -> Result<()> {
     bob.sees(c, "between us").await?;
     alice.settle().await?;
     let join = "INSERT INTO members (conversation_id, user_id, role, read_seq) VALUES ($1, $2, 2, 0)";
-    tamper(&world, join, vec![c.as_bytes().to_vec(), eve.id()?.as_bytes().to_vec()]).await?;
+    world.tamper(join, vec![c.as_bytes().to_vec(), eve.id()?.as_bytes().to_vec()]).await?;
     // The server forgets what it had in memory, and Eve's device joins by itself: the server lets it.
     let mut world = world;
     world.stop_server().await;
@@ -214,7 +189,7 @@ async fn a_suspended_account_is_told_so_and_keeps_what_it_has() -> Result<()> {
     let c = alice.direct("bob").await?;
     alice.say(c, "hello").await?;
     bob.sees(c, "hello").await?;
-    assert_eq!(tamper(&world, "UPDATE users SET status = 'SUSPENDED' WHERE user_id = $1", vec![bob.id()?.as_bytes().to_vec()]).await?, 1);
+    assert_eq!(world.tamper("UPDATE users SET status = 'SUSPENDED' WHERE user_id = $1", vec![bob.id()?.as_bytes().to_vec()]).await?, 1);
     let bob = bob.restart().await?;
     let suspended = ConnectionState::LoggedOut(ErrorCode::AccountSuspended);
     until("bob is told", || async { Ok((*bob.engine.connection()?.borrow() == suspended).then_some(())) }).await?;

@@ -13,10 +13,10 @@ use sc_engine::{EngineError, ResetScope};
 use sc_protocol::ConversationId;
 use sc_store::model::{ConversationState, RowKind, Status};
 use sc_testkit::proxy::{Network, Proxy};
-use sc_testkit::{Person, World, until};
+use sc_testkit::{Person, World, copy_profile, until};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,17 +49,6 @@ struct Run {
     said: Vec<Said>,
     guest_inside: bool,
     log: String,
-}
-
-fn copy_profile(from: &Path, to: &Path) -> Result<()> {
-    let _ = std::fs::remove_dir_all(to);
-    std::fs::create_dir_all(to)?;
-    for name in ["store.db", "store.db-wal", "keys.json"] {
-        if from.join(name).exists() {
-            std::fs::copy(from.join(name), to.join(name))?;
-        }
-    }
-    Ok(())
 }
 
 /// What an action may answer when the victim was killed, is away, or may not do it any more.
@@ -172,9 +161,6 @@ impl Run {
         person.engine.stop().await;
         drop(person);
         until("the profile is free", || async { Ok(sc_engine::profile::open(&dir, Some(sc_testkit::PASSPHRASE), false).ok()) }).await?;
-        for name in ["store.db", "store.db-wal", "store.db-shm"] {
-            let _ = std::fs::remove_file(dir.join(name));
-        }
         copy_profile(&copy, &dir)?;
         self.actors[i].person = Some(Person::open(&dir, NAMES[i]).await?);
         for s in self.said.iter_mut().skip(then).filter(|s| s.by == i) {

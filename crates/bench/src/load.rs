@@ -2,12 +2,10 @@
 
 use crate::percentiles;
 use anyhow::{Context as _, Result, bail};
-use sc_engine::Engine;
-use sc_engine::profile::{self, Opening};
 use sc_protocol::ConversationId;
 use sc_protocol::frame::ServerFrame;
+use sc_testkit::Person;
 use sc_testkit::raw::{self, Socket};
-use sc_testkit::{PASSPHRASE, Person, password};
 use secureconnect_server::config::Config;
 use secureconnect_server::serve::Server;
 use std::io::{BufRead as _, BufReader};
@@ -55,16 +53,6 @@ fn pss(pid: u32) -> Result<u64> {
     Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
 }
 
-async fn person(dir: &Path, addr: SocketAddr, name: &str) -> Result<Person> {
-    let folder = dir.join(name);
-    let Opening::Open(p) = profile::open(&folder, Some(PASSPHRASE), false)? else { bail!("the profile opens") };
-    let engine = Engine::start(*p).await?;
-    engine.register(&format!("http://{addr}"), name, &password(name), "laptop").await?;
-    let p = Person { name: name.to_owned(), dir: folder, engine };
-    p.online().await?;
-    Ok(p)
-}
-
 struct Pair {
     c: ConversationId,
     epoch: u64,
@@ -72,7 +60,9 @@ struct Pair {
 }
 
 async fn pair(dir: &Path, addr: SocketAddr, i: usize) -> Result<Pair> {
-    let (a, b) = (person(dir, addr, &format!("left{i}")).await?, person(dir, addr, &format!("right{i}")).await?);
+    let url = format!("http://{addr}");
+    let person = async |name: String| Person::register(&dir.join(&name), &url, &name).await;
+    let (a, b) = (person(format!("left{i}")).await?, person(format!("right{i}")).await?);
     let c = a.direct(&b.name).await?;
     a.say(c, "start").await?;
     b.sees(c, "start").await?;

@@ -330,3 +330,24 @@ impl<'a> Read<'a> {
         StoreError::Damaged(what)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::Store;
+    use crate::keys::KeySlots;
+    use sc_protocol::{ConversationId, TempId};
+
+    #[test]
+    fn a_job_waits_for_its_time_and_not_for_a_day_that_a_wrong_clock_has_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("store.db"), &KeySlots::new_key(&mut rand::rngs::OsRng)).unwrap();
+        let (now, minute, day) = (1_800_000_000_000, 60_000, 86_400_000);
+        let w = store.write().unwrap();
+        let job = w.push_job(ConversationId::generate(), "message", TempId::generate(), b"x").unwrap();
+        for (not_before, due) in [(0, true), (now - minute, true), (now, true), (now + minute, false), (now + day, true)] {
+            w.delay_job(job, not_before).unwrap();
+            assert_eq!(w.read().first_jobs(now).unwrap().len(), usize::from(due), "{}", not_before - now);
+        }
+    }
+}

@@ -99,6 +99,21 @@ impl World {
         Ok(())
     }
 
+    /// A lying server: runs SQL on its store, on its own writing connection. Answers how many rows that touched.
+    pub async fn tamper(&self, sql: &'static str, values: Vec<Vec<u8>>) -> Result<u64> {
+        let app = self.server.as_ref().context("the server runs")?.app.clone();
+        let done = app.writer.write(move |cx| {
+            Box::pin(async move {
+                let mut q = sqlx::query(sql);
+                for v in values {
+                    q = q.bind(v);
+                }
+                Ok(q.execute(&mut cx.conn).await?.rows_affected())
+            })
+        });
+        Ok(done.await?)
+    }
+
     /// True once the server has met failing storage.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
@@ -112,10 +127,7 @@ impl World {
 
     /// A new person whose device reaches the server at another address, a proxy's.
     pub async fn person_via(&self, name: &str, url: &str) -> Result<Person> {
-        let p = Person::open(&self.dir.path().join(format!("{name}-1")), name).await?;
-        p.engine.register(url, name, &password(name), "laptop").await?;
-        p.online().await?;
-        Ok(p)
+        Person::register(&self.dir.path().join(format!("{name}-1")), url, name).await
     }
 
     /// Another device of a person, approved by the given one.
@@ -128,6 +140,23 @@ impl World {
         p.online().await?;
         Ok(p)
     }
+}
+
+/// Copies the store and the key file of a profile that nobody writes to; what was at `to` goes.
+pub fn copy_profile(from: &Path, to: &Path) -> Result<()> {
+    for name in ["store.db", "store.db-wal", "store.db-shm"] {
+        match std::fs::remove_file(to.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+    }
+    std::fs::create_dir_all(to)?;
+    for name in ["store.db", "store.db-wal", "keys.json"] {
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// What somebody shows of a conversation, as far as all members should show the same.
@@ -200,6 +229,14 @@ impl Person {
         .await?;
         let Opening::Open(p) = opening else { bail!("the profile does not open") };
         Ok(Self { name: name.to_owned(), dir: dir.to_owned(), engine: Engine::start(*p).await? })
+    }
+
+    /// A new person whose first device keeps its profile in `dir`.
+    pub async fn register(dir: &Path, url: &str, name: &str) -> Result<Self> {
+        let p = Self::open(dir, name).await?;
+        p.engine.register(url, name, &password(name), "laptop").await?;
+        p.online().await?;
+        Ok(p)
     }
 
     /// Closes and opens again, as after a restart of the app.

@@ -4,9 +4,7 @@
 use anyhow::{Context as _, Result, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
-use sc_engine::Engine;
-use sc_engine::profile::{self, Opening};
-use sc_testkit::{PASSPHRASE, Person, password};
+use sc_testkit::Person;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -71,11 +69,5 @@ impl Drop for Server {
 
 /// A new person whose engine runs in this process.
 pub async fn person(dir: &Path, url: &str, name: &str) -> Result<Person> {
-    let folder = dir.join(name);
-    let Opening::Open(p) = profile::open(&folder, Some(PASSPHRASE), false)? else { bail!("the profile opens") };
-    let engine = Engine::start(*p).await?;
-    engine.register(url, name, &password(name), "laptop").await?;
-    let p = Person { name: name.to_owned(), dir: folder, engine };
-    p.online().await?;
-    Ok(p)
+    Person::register(&dir.join(name), url, name).await
 }
