@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 const BUILD: &[&str] =
     &["build-essential", "pkg-config", "libssl-dev", "libwebkit2gtk-4.1-dev", "librsvg2-dev", "libxdo-dev", "libdbus-1-dev"];
 /// What the tests need besides.
-const TEST: &[&str] = &["chromium", "xvfb", "webkit2gtk-driver", "dbus", "fonts-noto-core", "fonts-noto-color-emoji"];
+const TEST: &[&str] =
+    &["chromium", "xvfb", "webkit2gtk-driver", "dbus", "gnome-keyring", "libsecret-tools", "fonts-noto-core", "fonts-noto-color-emoji"];
 
 /// Everything for building and testing.
 pub fn all() -> Result<()> {

@@ -6,10 +6,11 @@ use self::window::Window;
 use crate::AppError;
 use crate::command::{AppEvent, Command, Scope};
 use crate::settings::Settings;
-use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Phase, PreviewView, ReportView};
+use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Phase, PreviewView, Protection, ReportView};
 use sc_engine::profile::{self, Opening};
 use sc_engine::{ConnectionState, Engine, Event, ResetScope};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
+use sc_store::keys::{KeySlots, SlotKind};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -116,6 +117,7 @@ impl App {
                 *lock(&self.0.phase) = Phase::Locked;
                 return Err(AppError::new("WRONG_KEY", "The passphrase is wrong."));
             }
+            Opening::KeyringSilent => Phase::KeyringSilent,
             Opening::KeyLost { .. } => Phase::KeyLost,
         };
         *lock(&self.0.phase) = phase;
@@ -165,6 +167,13 @@ impl App {
                 }
                 value(&self.told())
             }
+            Command::OpenAgain => {
+                if lock(&self.0.engine).is_none() {
+                    self.open(None).await?;
+                }
+                value(&self.told())
+            }
+            Command::SetPassphrase { current, new } => self.set_passphrase(current, new).await,
             Command::StartAnew => self.start_anew().await,
             Command::SetSettings { settings } => {
                 let settings = settings.clamped();
@@ -351,6 +360,18 @@ impl App {
         }
     }
 
+    async fn set_passphrase(&self, current: Option<String>, new: String) -> Result<Value, AppError> {
+        self.engine()?;
+        if new.is_empty() {
+            return Err(AppError::new("WRONG_KEY", "Enter the passphrase."));
+        }
+        let dir = self.0.options.dir.clone();
+        tokio::task::spawn_blocking(move || profile::set_passphrase(&dir, current.as_deref(), &new))
+            .await
+            .map_err(|e| AppError::new("INTERNAL", e.to_string()))??;
+        value(&self.told())
+    }
+
     async fn start_anew(&self) -> Result<Value, AppError> {
         if *lock(&self.0.phase) != Phase::KeyLost {
             return Err(AppError::new("FORBIDDEN", "The store can be opened; nothing is set aside."));
@@ -494,7 +515,11 @@ fn normal_server(s: &str) -> String {
     format!("{}://{s}", if local { "http" } else { "https" })
 }
 
-fn profile_protection(dir: &std::path::Path) -> Option<String> {
-    let slots = sc_store::keys::KeySlots::load(&dir.join("keys.json")).ok().flatten()?;
-    Some(if slots.has(sc_store::keys::SlotKind::Keyring) { "keyring" } else { "passphrase" }.to_owned())
+fn profile_protection(dir: &std::path::Path) -> Option<Protection> {
+    let slots = KeySlots::load(&dir.join("keys.json")).ok().flatten()?;
+    Some(match (slots.has(SlotKind::Keyring), slots.has(SlotKind::Passphrase)) {
+        (true, true) => Protection::Both,
+        (true, false) => Protection::Keyring,
+        _ => Protection::Passphrase,
+    })
 }

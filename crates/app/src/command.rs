@@ -18,6 +18,15 @@ pub enum Command {
         /// The passphrase.
         passphrase: String,
     },
+    /// Asks the keyring again. `AppState`.
+    OpenAgain,
+    /// Sets or changes the passphrase of the store. `AppState`.
+    SetPassphrase {
+        /// The one of now, where there is one.
+        current: Option<String>,
+        /// The new one.
+        new: String,
+    },
     /// Sets a store whose key is lost aside and starts anew; nothing is deleted. `AppState`.
     StartAnew,
     /// `AppState`.

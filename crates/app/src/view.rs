@@ -18,6 +18,8 @@ pub enum Phase {
     ChoosePassphrase,
     /// The passphrase has to be entered.
     Locked,
+    /// The key is in the system's keyring, which does not answer.
+    KeyringSilent,
     /// The store is there but its key is not.
     KeyLost,
     /// No account yet.
@@ -26,6 +28,19 @@ pub enum Phase {
     Waiting,
     /// Everything.
     Ready,
+}
+
+/// What opens this device's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "Protection.ts")]
+pub enum Protection {
+    /// A key in the system's keyring.
+    Keyring,
+    /// A passphrase.
+    Passphrase,
+    /// Either of them.
+    Both,
 }
 
 /// How the connection is.
@@ -61,8 +76,8 @@ pub struct AppState {
     pub code: Option<String>,
     /// The connection.
     pub connection: Connection,
-    /// `keyring` or `passphrase`.
-    pub protection: Option<String>,
+    /// What opens this device's store; nothing when there is none yet.
+    pub protection: Option<Protection>,
     /// Settings.
     pub settings: Settings,
 }

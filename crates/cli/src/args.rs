@@ -45,7 +45,14 @@ pub enum Cmd {
     /// Who this profile is.
     Whoami,
     /// The conversations, newest activity first.
-    Conversations,
+    Conversations {
+        /// Only those with unread messages.
+        #[arg(long)]
+        unread: bool,
+        /// Only those of one kind.
+        #[arg(long)]
+        kind: Option<KindArg>,
+    },
     /// Groups.
     Group {
         /// What to do.
@@ -99,6 +106,10 @@ pub enum Cmd {
     Verify {
         /// Username.
         user: String,
+        /// Their code, as their `safety-number` prints it or a reader of QR codes gives it (base64): compared here, and
+        /// refused when it is another.
+        #[arg(long)]
+        qr: Option<String>,
     },
     /// Accepts a changed identity without comparing safety numbers; the verified mark stays off.
     AcceptIdentity {
@@ -184,6 +195,15 @@ pub enum MemberRole {
     Admin,
     /// Reads and writes.
     Member,
+}
+
+/// Which conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum KindArg {
+    /// Two people.
+    Direct,
+    /// More.
+    Group,
 }
 
 /// What to reset.

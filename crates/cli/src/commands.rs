@@ -1,6 +1,6 @@
 //! The commands, each a few calls of the app.
 
-use crate::args::{Args, Cmd, GroupCmd, MemberRole, ScopeArg};
+use crate::args::{Args, Cmd, GroupCmd, KindArg, MemberRole, ScopeArg};
 use crate::output::{ask_secret, confirm, message, print};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,9 +8,9 @@ use sc_app::command::Command;
 use sc_app::view::Phase;
 use sc_app::{App, AppError};
 use sc_engine::{Engine, EngineError, ResetScope};
-use sc_protocol::rest::Role;
+use sc_protocol::rest::{ConversationKind, Role};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
-use sc_store::model::{Conversation, MessageRow, RowKind, Status, System};
+use sc_store::model::{Conversation, ListEntry, MessageRow, RowKind, Status, System};
 use serde_json::json;
 use std::time::Duration;
 
@@ -30,6 +30,12 @@ pub async fn run(app: &App, args: Args) -> Result<(), AppError> {
             return Err(AppError::new(
                 "WRONG_KEY",
                 "The store is there, but its key is not. Restore the key file or keyring, or use another profile.",
+            ));
+        }
+        Phase::KeyringSilent => {
+            return Err(AppError::new(
+                "LOCKED",
+                "The key of this profile is in the system's keyring, which does not answer. Unlock it, unset SECURECONNECT_PASSPHRASE, and try again.",
             ));
         }
         Phase::Locked | Phase::ChoosePassphrase => return Err(AppError::new("WRONG_KEY", "The passphrase does not open this profile.")),
@@ -100,19 +106,14 @@ impl Cli<'_> {
 
     async fn logged_in(&self, command: Cmd) -> Result<(), AppError> {
         match command {
-            Cmd::Conversations => self.conversations().await,
+            Cmd::Conversations { unread, kind } => self.conversations(unread, kind).await,
             Cmd::Group { command } => self.group(command).await,
             Cmd::Send { to, text, wait, reply_to } => self.send(&to, &text, wait, reply_to).await,
             Cmd::Listen { count, timeout } => self.listen(count, timeout).await,
             Cmd::History { conversation, limit, before } => self.history(&conversation, limit, before).await,
             Cmd::Search { query } => self.search(&query).await,
             Cmd::SafetyNumber { user } => self.safety_number(&user).await,
-            Cmd::Verify { user } => {
-                let c = self.engine()?.find_user(&user).await?;
-                let number = self.engine()?.safety_number(c.user_id)?.digits();
-                self.engine()?.set_verified(c.user_id, true, &number).await?;
-                self.safety_number(&user).await
-            }
+            Cmd::Verify { user, qr } => self.verify(&user, qr.as_deref()).await,
             Cmd::AcceptIdentity { user } => {
                 let c = self.engine()?.find_user(&user).await?;
                 self.engine()?.accept_identity(c.user_id).await?;
@@ -179,11 +180,16 @@ impl Cli<'_> {
         }
     }
 
-    async fn conversations(&self) -> Result<(), AppError> {
+    async fn conversations(&self, unread: bool, kind: Option<KindArg>) -> Result<(), AppError> {
         self.refresh().await?;
         let engine = self.engine()?;
         let own = engine.own_user()?;
-        for e in engine.read(|r| r.list(10_000, own))? {
+        let wanted = |e: &ListEntry| match kind {
+            None => true,
+            Some(KindArg::Direct) => e.conversation.kind == ConversationKind::Direct,
+            Some(KindArg::Group) => e.conversation.kind == ConversationKind::Group,
+        };
+        for e in engine.read(|r| r.list(10_000, own))?.into_iter().filter(|e| wanted(e) && (!unread || e.unread > 0)) {
             let title = self.title(&e.conversation).await?;
             let members: Vec<String> = e.conversation.roster.iter().map(|m| m.username.clone()).collect();
             let v = json!({
@@ -349,6 +355,24 @@ impl Cli<'_> {
             print(self.json, &message(&m, &sender), || format!("{}  {sender}: {}", m.conversation, m.body));
         }
         Ok(())
+    }
+
+    async fn verify(&self, user: &str, qr: Option<&str>) -> Result<(), AppError> {
+        let engine = self.engine()?;
+        let c = engine.find_user(user).await?;
+        let number = engine.safety_number(c.user_id)?;
+        if let Some(qr) = qr {
+            let code = STANDARD.decode(qr.trim()).map_err(|_| AppError::new("BAD_REQUEST", "The code is not base64."))?;
+            let same = number.matches_qr(&code).map_err(|_| AppError::new("BAD_REQUEST", "This is not the code of a safety number."))?;
+            if !same {
+                return Err(AppError::new(
+                    "IDENTITY_MISMATCH",
+                    format!("The codes differ: this may not be {user}. Nothing was marked; compare with {user} in person."),
+                ));
+            }
+        }
+        engine.set_verified(c.user_id, true, &number.digits()).await?;
+        self.safety_number(user).await
     }
 
     async fn safety_number(&self, user: &str) -> Result<(), AppError> {

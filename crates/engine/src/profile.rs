@@ -9,7 +9,7 @@
 //! | – | – | – | – | [`Opening::NeedsPassphrase`] (new) |
 //! | there | any | slot opens | any | open |
 //! | there | any | – | fits | open |
-//! | there | any | – | none | [`Opening::NeedsPassphrase`] |
+//! | there | any | – | none | [`Opening::NeedsPassphrase`]; without a passphrase slot [`Opening::KeyringSilent`] |
 //! | – | there | | | [`Opening::KeyLost`]: never an empty app over an existing store |
 
 use crate::{EngineError, EngineResult};
@@ -37,8 +37,6 @@ pub struct Profile {
     pub reader: Reader,
     /// Another one, so that the UI never waits for the tasks.
     pub second: Reader,
-    /// How the key is kept.
-    pub protection: SlotKind,
     _lock: File,
 }
 
@@ -75,6 +73,8 @@ pub enum Opening {
     },
     /// The passphrase does not fit.
     WrongPassphrase,
+    /// The only key is in the keyring, which is locked, was not asked or does not answer. Nothing is lost.
+    KeyringSilent,
     /// The store is there, but no key to it. `why` is a code.
     KeyLost {
         /// `no_key_file` or `wrong_key`.
@@ -95,25 +95,26 @@ pub fn open(dir: &Path, passphrase: Option<&str>, use_keyring: bool) -> EngineRe
         }
         return create(dir, &keys_path, &store_path, passphrase, use_keyring, lock);
     };
+    let mut silent = slots.has(SlotKind::Keyring) && !use_keyring;
     if slots.has(SlotKind::Keyring) && use_keyring {
         let account = keyring_account(dir, &slots);
         match keyring(move || read_keyring(&account)) {
             Ring::Got(secret) => {
                 if let Ok(key) = slots.open_keyring(&secret) {
-                    return finish(dir, &store_path, &key, SlotKind::Keyring, lock);
+                    return finish(dir, &store_path, &key, lock);
                 }
             }
             // Locked, denied, no answer: the key is not lost. It is asked for again at the next try.
-            Ring::NoAccess => return Ok(Opening::NeedsPassphrase { new: false }),
+            Ring::NoAccess => silent = true,
             Ring::NoEntry => {}
         }
     }
-    let Some(passphrase) = passphrase.filter(|_| slots.has(SlotKind::Passphrase)) else {
-        let why = if slots.has(SlotKind::Passphrase) { None } else { Some("wrong_key") };
-        return Ok(why.map_or(Opening::NeedsPassphrase { new: false }, |why| Opening::KeyLost { why }));
-    };
+    if !slots.has(SlotKind::Passphrase) {
+        return Ok(if silent { Opening::KeyringSilent } else { Opening::KeyLost { why: "wrong_key" } });
+    }
+    let Some(passphrase) = passphrase else { return Ok(Opening::NeedsPassphrase { new: false }) };
     match slots.open_passphrase(passphrase) {
-        Ok(key) => finish(dir, &store_path, &key, SlotKind::Passphrase, lock),
+        Ok(key) => finish(dir, &store_path, &key, lock),
         Err(StoreError::Keys(_)) => Ok(Opening::WrongPassphrase),
         Err(e) => Err(e.into()),
     }
@@ -129,31 +130,48 @@ fn create(
 ) -> EngineResult<Opening> {
     let key = KeySlots::new_key(&mut OsRng);
     let mut slots = KeySlots::default();
-    let mut protection = SlotKind::Passphrase;
     if use_keyring && passphrase.is_none() {
         let secret = slots.set_keyring(&key, &mut OsRng)?;
         let account = keyring_account(dir, &slots);
         if !matches!(keyring(move || write_keyring(&account, secret.as_ref())), Ring::Got(())) {
             return Ok(Opening::NeedsPassphrase { new: true });
         }
-        protection = SlotKind::Keyring;
     } else {
         let Some(p) = passphrase.filter(|p| !p.is_empty()) else { return Ok(Opening::NeedsPassphrase { new: true }) };
         slots.set_passphrase(&key, p, &mut OsRng)?;
     }
     slots.save(keys_path)?;
-    finish(dir, store_path, &key, protection, lock)
+    finish(dir, store_path, &key, lock)
 }
 
-fn finish(dir: &Path, store_path: &Path, key: &DatabaseKey, protection: SlotKind, lock: File) -> EngineResult<Opening> {
+fn finish(dir: &Path, store_path: &Path, key: &DatabaseKey, lock: File) -> EngineResult<Opening> {
     match Store::open(store_path, key) {
         Ok(store) => {
             let (reader, second) = (Reader::open(store_path, key)?, Reader::open(store_path, key)?);
-            Ok(Opening::Open(Box::new(Profile { dir: dir.to_owned(), store, reader, second, protection, _lock: lock })))
+            Ok(Opening::Open(Box::new(Profile { dir: dir.to_owned(), store, reader, second, _lock: lock })))
         }
         Err(StoreError::WrongKey) => Ok(Opening::KeyLost { why: "wrong_key" }),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Sets or changes the passphrase that opens an existing profile, beside the keyring where there is one. `current` is the
+/// passphrase of now, needed where the keyring does not give the key.
+pub fn set_passphrase(dir: &Path, current: Option<&str>, new: &str) -> EngineResult<()> {
+    let path = dir.join("keys.json");
+    let mut slots = KeySlots::load(&path)?.ok_or(StoreError::Keys("no key file"))?;
+    let key = if slots.has(SlotKind::Passphrase) {
+        slots.open_passphrase(current.unwrap_or_default())?
+    } else {
+        let account = keyring_account(dir, &slots);
+        let Ring::Got(secret) = keyring(move || read_keyring(&account)) else {
+            return Err(StoreError::Keys("the keyring does not answer").into());
+        };
+        slots.open_keyring(&secret)?
+    };
+    slots.set_passphrase(&key, new, &mut OsRng)?;
+    slots.save(&path)?;
+    Ok(())
 }
 
 /// Sets a store whose key is lost aside and starts anew; nothing is deleted. Returns where it went.

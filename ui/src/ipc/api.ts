@@ -16,6 +16,9 @@ import { host } from './host';
 export const api = {
   state: () => host.call({ type: 'state' }) as Promise<AppState>,
   unlock: (passphrase: string) => host.call({ type: 'unlock', passphrase }) as Promise<AppState>,
+  openAgain: () => host.call({ type: 'open_again' }) as Promise<AppState>,
+  setPassphrase: (current: string | null, fresh: string) =>
+    host.call({ type: 'set_passphrase', current, new: fresh }) as Promise<AppState>,
   startAnew: () => host.call({ type: 'start_anew' }) as Promise<AppState>,
   setSettings: (settings: Settings) => host.call({ type: 'set_settings', settings }) as Promise<AppState>,
   register: (server: string, username: string, password: string) =>

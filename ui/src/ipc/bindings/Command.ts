@@ -9,7 +9,15 @@ export type Command = { "type": "state" } | { "type": "unlock",
 /**
  * The passphrase.
  */
-passphrase: string, } | { "type": "start_anew" } | { "type": "set_settings", 
+passphrase: string, } | { "type": "open_again" } | { "type": "set_passphrase", 
+/**
+ * The one of now, where there is one.
+ */
+current: string | null, 
+/**
+ * The new one.
+ */
+new: string, } | { "type": "start_anew" } | { "type": "set_settings", 
 /**
  * All of them.
  */

@@ -3,4 +3,4 @@
 /**
  * Which screen there is.
  */
-export type Phase = "choose_passphrase" | "locked" | "key_lost" | "welcome" | "waiting" | "ready";
+export type Phase = "choose_passphrase" | "locked" | "keyring_silent" | "key_lost" | "welcome" | "waiting" | "ready";
