@@ -7,18 +7,19 @@
 //! Only this connection checkpoints the write-ahead log (SQLite before 3.51.3 can corrupt when one connection writes
 //! while another checkpoints), and only here are conversations changed.
 
+mod batch;
 mod fan_out;
+mod messages;
 mod rows;
 
-use self::fan_out::apply;
-use self::rows::{earlier, insert_rows, load_conv, touch_activity};
+use self::rows::{earlier, insert_rows, load_conv};
 use super::state::{ConvState, Refusal};
-use crate::error::{ApiError, ApiResult, is_unique_violation};
+use crate::error::{ApiError, ApiResult};
 use crate::hub::{Conn, Hub, SharedFrame};
 use crate::ops::Metrics;
 use crate::{db, now_ms};
 use futures_util::future::BoxFuture;
-use sc_protocol::frame::{Envelope, EnvelopeKind, ServerFrame};
+use sc_protocol::frame::{Envelope, ServerFrame};
 use sc_protocol::rest::{Appended, SendMessage};
 use sc_protocol::{ConversationId, DeviceId, ErrorCode, TempId, UserId};
 use sqlx::SqliteConnection;
@@ -171,7 +172,7 @@ impl Writer {
     pub fn spawn(conn: SqliteConnection, db: db::Options, hub: Arc<Hub>, metrics: Arc<Metrics>) -> (Self, tokio::task::JoinHandle<()>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let cx = WriteCx { conn, now: now_ms(), convs: HashMap::new(), touched: HashSet::new(), effects: Vec::new() };
-        let task = tokio::spawn(run(cx, db, rx, hub, metrics));
+        let task = tokio::spawn(batch::run(cx, db, rx, hub, metrics));
         (Self { tx }, task)
     }
 
@@ -221,247 +222,6 @@ fn answer<T>(slot: &Slot<T>, value: ApiResult<T>) {
 
 fn stopping() -> ApiError {
     ApiError::new(ErrorCode::Unavailable, "The server is stopping. Try again in a moment.")
-}
-
-async fn run(mut cx: WriteCx, db: db::Options, mut rx: mpsc::Receiver<Op>, hub: Arc<Hub>, metrics: Arc<Metrics>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut since_checkpoint = 0usize;
-    while rx.recv_many(&mut batch, BATCH).await > 0 {
-        cx.now = now_ms();
-        let size = batch.len();
-        let result = transact(&mut cx, &mut batch).await;
-        metrics.batch(size, result.is_ok());
-        if let Err(e) = &result {
-            tracing::error!(cause = %e.0, "a batch was rolled back");
-            cx.convs.clear();
-        }
-        cx.touched.clear();
-        let failed = result.is_err();
-        apply(&mut cx, &hub, result.err());
-        if failed {
-            reopen(&mut cx, &db).await;
-            metrics.recovered();
-        }
-        if cx.convs.len() > CACHE {
-            cx.convs.clear();
-        }
-        since_checkpoint += size;
-        if since_checkpoint >= 4096 || rx.is_empty() && since_checkpoint >= 512 {
-            since_checkpoint = 0;
-            checkpoint(&mut cx.conn).await;
-        }
-    }
-    checkpoint(&mut cx.conn).await;
-}
-
-async fn reopen(cx: &mut WriteCx, db: &db::Options) {
-    let mut wait = 50;
-    loop {
-        match db::open_writer(db).await {
-            Ok(conn) => {
-                cx.conn = conn;
-                return;
-            }
-            Err(cause) => {
-                tracing::error!(%cause, "the store cannot be opened; trying again");
-                tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
-                wait = (wait * 2).min(5_000);
-            }
-        }
-    }
-}
-
-async fn checkpoint(conn: &mut SqliteConnection) {
-    if let Err(cause) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(conn).await {
-        tracing::warn!(%cause, "checkpoint failed; the log goes on growing until one succeeds");
-    }
-}
-
-async fn transact(cx: &mut WriteCx, batch: &mut Vec<Op>) -> ApiResult<()> {
-    let mut ops = std::mem::take(batch).into_iter();
-    let began = sqlx::query("BEGIN IMMEDIATE").execute(&mut cx.conn).await;
-    let mut pending: Vec<Append> = Vec::new();
-    let mut result = began.map(|_| ()).map_err(ApiError::from);
-    while result.is_ok() {
-        let Some(op) = ops.next() else { break };
-        match op {
-            Op::Append(a) => pending.push(a),
-            Op::Tx(f, refused) => {
-                result = flush(cx, &mut pending).await;
-                match result {
-                    Ok(()) => result = operate(cx, f, refused).await,
-                    Err(ref e) => refused(e.clone()),
-                }
-            }
-        }
-    }
-    if result.is_ok() {
-        result = flush(cx, &mut pending).await;
-    }
-    if result.is_ok() {
-        result = sqlx::query("COMMIT").execute(&mut cx.conn).await.map(|_| ()).map_err(ApiError::from);
-    }
-    if let Err(e) = &result {
-        for a in pending {
-            cx.effects.push(Effect::Answer(a.reply, Err(e.clone())));
-        }
-        for op in ops {
-            match op {
-                Op::Append(a) => cx.effects.push(Effect::Answer(a.reply, Err(e.clone()))),
-                Op::Tx(_, refused) => refused(e.clone()),
-            }
-        }
-    }
-    *batch = Vec::with_capacity(BATCH);
-    result
-}
-
-/// One operation between savepoints. An error of the operation is its own; an error of the savepoints is the batch's.
-async fn operate(cx: &mut WriteCx, f: TxFn, refused: Box<dyn FnOnce(ApiError) + Send>) -> ApiResult<()> {
-    let before = std::mem::take(&mut cx.touched);
-    let effects = cx.effects.len();
-    if let Err(e) = sqlx::query("SAVEPOINT op").execute(&mut cx.conn).await {
-        let e = ApiError::from(e);
-        refused(e.clone());
-        return Err(e);
-    }
-    match f(cx).await {
-        Ok(done) => {
-            cx.effects.push(Effect::Done(done, Ok(())));
-        }
-        Err(e) => {
-            // Full or failing storage has ended the whole transaction: say so to the batch.
-            if e.0.code == ErrorCode::StorageFull {
-                refused(e.clone());
-                return Err(e);
-            }
-            cx.effects.truncate(effects);
-            cx.forget();
-            // Told after the commit: it may speak of what this batch stored.
-            cx.effects.push(Effect::Refused(refused, e));
-            sqlx::query("ROLLBACK TO op").execute(&mut cx.conn).await?;
-        }
-    }
-    cx.touched.extend(before);
-    sqlx::query("RELEASE op").execute(&mut cx.conn).await?;
-    Ok(())
-}
-
-/// What became of one waiting message.
-enum Placed {
-    New(Envelope),
-    Again(Appended),
-    Refused(ApiError),
-}
-
-/// Stores the waiting messages: first all at once, which fails when one of them was stored before; then one by one.
-async fn flush(cx: &mut WriteCx, pending: &mut Vec<Append>) -> ApiResult<()> {
-    if pending.is_empty() {
-        return Ok(());
-    }
-    sqlx::query("SAVEPOINT bulk").execute(&mut cx.conn).await?;
-    let mut placed = Vec::with_capacity(pending.len());
-    let mut envelopes = Vec::with_capacity(pending.len());
-    for a in pending.iter() {
-        placed.push(match place(cx, a).await {
-            Ok(envelope) => {
-                envelopes.push(envelope.clone());
-                Placed::New(envelope)
-            }
-            Err(e) if e.0.code == ErrorCode::StorageFull => return Err(e),
-            // A retry of a message that was stored in an earlier epoch gets the answer it got then.
-            Err(e) => cx.earlier(a.device, a.message.temp_id).await?.map_or(Placed::Refused(e), Placed::Again),
-        });
-    }
-    if let Err(e) = insert_rows(&mut cx.conn, &envelopes).await {
-        if !is_unique_violation(&e) {
-            return Err(e.into());
-        }
-        sqlx::query("ROLLBACK TO bulk").execute(&mut cx.conn).await?;
-        sqlx::query("RELEASE bulk").execute(&mut cx.conn).await?;
-        for e in envelopes.iter().rev() {
-            if let Some(c) = cx.convs.get_mut(&e.conversation_id) {
-                c.last_seq = c.last_seq.min(e.seq - 1);
-            }
-        }
-        // What is not stored yet stays in `pending`: whoever ends the batch answers it.
-        pending.reverse();
-        while let Some(a) = pending.last() {
-            let placed = store_one(cx, a).await?;
-            if let Some(a) = pending.pop() {
-                settle(cx, a, placed);
-            }
-        }
-        return Ok(());
-    }
-    sqlx::query("RELEASE bulk").execute(&mut cx.conn).await?;
-    touch_activity(cx, &envelopes).await?;
-    for (a, p) in std::mem::take(pending).into_iter().zip(placed) {
-        settle(cx, a, p);
-    }
-    Ok(())
-}
-
-/// Stores one message that was perhaps stored before.
-async fn store_one(cx: &mut WriteCx, a: &Append) -> ApiResult<Placed> {
-    if let Some(done) = cx.earlier(a.device, a.message.temp_id).await? {
-        return Ok(Placed::Again(done));
-    }
-    match place(cx, a).await {
-        Ok(envelope) => {
-            insert_rows(&mut cx.conn, std::slice::from_ref(&envelope)).await?;
-            touch_activity(cx, std::slice::from_ref(&envelope)).await?;
-            Ok(Placed::New(envelope))
-        }
-        Err(e) if e.0.code == ErrorCode::StorageFull => Err(e),
-        Err(e) => Ok(Placed::Refused(e)),
-    }
-}
-
-/// What a message is answered with, once the batch is durable.
-fn settle(cx: &mut WriteCx, a: Append, placed: Placed) {
-    match placed {
-        Placed::New(envelope) => succeed(cx, a, envelope),
-        Placed::Again(done) => cx.effects.push(Effect::Answer(a.reply, Ok(done))),
-        Placed::Refused(e) => cx.effects.push(Effect::Answer(a.reply, Err(e))),
-    }
-}
-
-fn succeed(cx: &mut WriteCx, a: Append, envelope: Envelope) {
-    let audience = cx.convs.get_mut(&envelope.conversation_id).map(ConvState::audience).unwrap_or_default();
-    let done = appended(&envelope);
-    if matches!(a.reply, Reply::Task(_)) {
-        let sent = SharedFrame::new(sent_frame(0, &done));
-        cx.effects.push(Effect::ToDevices(sent, vec![a.device]));
-    }
-    cx.effects.push(Effect::Answer(a.reply, Ok(done)));
-    let frame = SharedFrame::new(ServerFrame::NewMessage(envelope));
-    cx.effects.push(Effect::Deliver { frame, audience, sender: a.device });
-}
-
-/// Decides about a message and gives it its place.
-async fn place(cx: &mut WriteCx, a: &Append) -> ApiResult<Envelope> {
-    let now = cx.now;
-    let conv = match cx.conv(a.message.conversation_id).await {
-        Ok(c) => c,
-        Err(e) if e.0.code == ErrorCode::NotFound => return Err(ApiError::not_a_member()),
-        Err(e) => return Err(e),
-    };
-    conv.admit(a.user, a.device, a.message.generation, a.message.epoch).map_err(refusal)?;
-    let m = &a.message;
-    Ok(Envelope {
-        conversation_id: m.conversation_id,
-        seq: conv.assign(),
-        kind: EnvelopeKind::Application,
-        generation: m.generation,
-        epoch: m.epoch,
-        sender_user: a.user,
-        sender_device: a.device,
-        temp_id: m.temp_id,
-        sent_at: now,
-        payload: m.payload.clone(),
-        ratchet_tree: None,
-    })
 }
 
 /// A refusal of the log as an answer.
