@@ -4,9 +4,12 @@
  *
  * A copy is made in a temporary file and renamed, so a program killed in the middle of a sync leaves the copy before.
  * Names are durable at once, as on a file system with a journal; contents are not. File names are flat: the programs under
- * test keep their files in one folder. */
+ * test keep their files in one folder.
+ *
+ * While the file $POWER_LOSS_EIO exists, every sync below the folder fails with EIO and keeps nothing. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -48,7 +51,16 @@ static void keep(int fd) {
     else unlink(tmp);
 }
 
+/* True while the disk fails. */
+static int failing(void) {
+    const char *flag = getenv("POWER_LOSS_EIO");
+    if (!flag || access(flag, F_OK) != 0) return 0;
+    errno = EIO;
+    return 1;
+}
+
 int fsync(int fd) {
+    if (failing()) return -1;
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
     int r = real(fd);
     if (r == 0) keep(fd);
@@ -56,6 +68,7 @@ int fsync(int fd) {
 }
 
 int fdatasync(int fd) {
+    if (failing()) return -1;
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
     int r = real(fd);
     if (r == 0) keep(fd);

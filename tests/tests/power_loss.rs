@@ -36,8 +36,18 @@ impl Disk {
         Ok(Self { dir, durable, shim: preload("power_loss", base)? })
     }
 
-    fn env(&self) -> [(&'static str, &Path); 3] {
-        [("LD_PRELOAD", &self.shim), ("POWER_LOSS_DIR", &self.dir), ("POWER_LOSS_DURABLE", &self.durable)]
+    fn env(&self) -> [(&'static str, PathBuf); 4] {
+        [
+            ("LD_PRELOAD", self.shim.clone()),
+            ("POWER_LOSS_DIR", self.dir.clone()),
+            ("POWER_LOSS_DURABLE", self.durable.clone()),
+            ("POWER_LOSS_EIO", self.failing()),
+        ]
+    }
+
+    /// While this file exists, the disk can sync nothing.
+    fn failing(&self) -> PathBuf {
+        self.durable.with_extension("failing")
     }
 
     /// After everything that uses it was killed.
@@ -159,6 +169,68 @@ async fn cut_under_load(synchronous: &str, cuts: u32) -> Result<usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_power_cuts_lose_nothing_that_was_shown_as_sent() -> Result<()> {
     assert_eq!(cut_under_load("FULL", 50).await?, 0);
+    Ok(())
+}
+
+/// A disk that cannot sync: nothing more is acknowledged, not even once it pretends to be well again; reads go on; after a
+/// power cut and a new start everything that was shown as sent is there, and what waited goes out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_sync_ends_the_writing_and_nothing_that_was_shown_as_sent_is_lost() -> Result<()> {
+    let mut rng = rng();
+    let dir = tempfile::tempdir()?;
+    let disk = Disk::new(dir.path())?;
+    let env = |c: &mut Command| {
+        c.envs(disk.env());
+    };
+    let (server, url) = Server::start_with(&disk.dir, "127.0.0.1:0", env)?;
+    let listen = url.trim_start_matches("http://").to_owned();
+    let (alice, bob) = (person(dir.path(), &url, "alice").await?, person(dir.path(), &url, "bob").await?);
+    let carol = sc_testkit::raw::account(listen.parse()?, "carol").await?;
+    let c = alice.direct("bob").await?;
+    for i in 0..20 {
+        alice.say(c, &format!("kept {i}")).await?;
+    }
+    alice.settle().await?;
+    bob.sees(c, "kept 19").await?;
+
+    std::fs::write(disk.failing(), "")?;
+    alice.say(c, "while it fails").await?;
+    bob.say(c, "while it fails too").await?;
+    let health = |ready: bool| {
+        let url = format!("{url}/health/ready");
+        until("the server says how its disk is", move || {
+            let url = url.clone();
+            async move { Ok((reqwest::get(url).await?.status().is_success() == ready).then_some(())) }
+        })
+    };
+    health(false).await?;
+    std::fs::remove_file(disk.failing())?;
+    bob.say(c, "while it pretends").await?;
+    let read = reqwest::Client::new().get(format!("{url}/v1/conversations")).bearer_auth(&carol).send().await?;
+    ensure!(read.status().is_success(), "what is there can be read: {}", read.status());
+    let pending = |p: &Person| -> Result<usize> { Ok(p.rows(c)?.iter().filter(|m| m.status == Status::Pending).count()) };
+    // The time in which a server that forgets would acknowledge: the outbox tries again by itself, here at once.
+    for p in [&alice, &bob] {
+        p.engine.network_changed();
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((pending(&alice)?, pending(&bob)?), (1, 2), "nothing is acknowledged");
+    health(false).await?;
+
+    drop(server);
+    disk.cut(&mut rng)?;
+    let there = kept(&disk, c).await?;
+    let sent: Vec<_> = alice.rows(c)?.into_iter().filter(|m| m.status == Status::Sent).collect();
+    assert!(sent.len() >= 20 && sent.iter().all(|m| there.contains(m.temp_id.as_bytes().as_slice())), "what was shown as sent is kept");
+    let _server = Server::start_with(&disk.dir, &listen, env)?;
+    health(true).await?;
+    for p in [&alice, &bob] {
+        p.engine.network_changed();
+        p.online().await?;
+        p.settle().await?;
+    }
+    until("both have everything", || async { Ok((alice.texts(c)?.len() == 23 && bob.texts(c)?.len() == 23).then_some(())) }).await?;
+    assert_eq!(alice.texts(c)?, bob.texts(c)?);
     Ok(())
 }
 

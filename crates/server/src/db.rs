@@ -47,6 +47,12 @@ pub async fn open_writer(o: &Options) -> Result<SqliteConnection, sqlx::Error> {
     Ok(conn)
 }
 
+/// Brings everything in the write-ahead log into the file and syncs both. At the start: a log that a failed sync left behind
+/// may be in the kernel's memory only, though it reads well.
+pub async fn settle(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(conn).await.map(|_| ())
+}
+
 /// Opens the readers; the writer must have been opened before.
 pub async fn open_readers(o: &Options) -> Result<SqlitePool, sqlx::Error> {
     let options = SqliteConnectOptions::new()

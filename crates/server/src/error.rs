@@ -83,7 +83,7 @@ impl From<sqlx::Error> for ApiError {
     fn from(e: sqlx::Error) -> Self {
         if storage_is_full(&e) {
             tracing::error!(cause = %e, "storage is full or failing");
-            return Self::new(ErrorCode::StorageFull, "The server's disk is full or failing. Nothing was stored; try again later.");
+            return storage_failed();
         }
         if matches!(e, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) {
             let mut busy = Self::new(ErrorCode::Unavailable, "The server is busy. Try again in a moment.");
@@ -92,6 +92,19 @@ impl From<sqlx::Error> for ApiError {
         }
         Self::internal(e)
     }
+}
+
+/// The answer while nothing can be stored.
+#[must_use]
+pub fn storage_failed() -> ApiError {
+    ApiError::new(ErrorCode::StorageFull, "The server's disk is full or failing. Nothing was stored; try again later.")
+}
+
+/// True for SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC: the disk may not hold what it was given.
+#[must_use]
+pub fn sync_failed(e: &sqlx::Error) -> bool {
+    let Some(code) = e.as_database_error().and_then(|d| d.code()) else { return false };
+    matches!(code.as_ref(), "778" | "1034" | "1290")
 }
 
 /// True for SQLITE_FULL, SQLITE_IOERR and SQLITE_READONLY in any of their extended forms.

@@ -29,6 +29,11 @@ impl Metrics {
         self.storage_failing.store(false, Relaxed);
     }
 
+    /// Nothing can be written any more.
+    pub fn storage_failed(&self) {
+        self.storage_failing.store(true, Relaxed);
+    }
+
     /// Batches that were rolled back.
     #[must_use]
     pub fn failed_batches(&self) -> u64 {

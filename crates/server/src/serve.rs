@@ -55,6 +55,7 @@ impl Server {
         std::fs::create_dir_all(&config.data).map_err(|e| StartError::Data(config.data.display().to_string(), e))?;
         let options = db::Options { path: config.data.join("server.db"), synchronous: config.synchronous.clone(), max_pages };
         let mut conn = db::open_writer(&options).await?;
+        db::settle(&mut conn).await?;
         tracing::info!(sqlite = db::sqlite_version(&mut conn).await?, synchronous = config.synchronous, "store opened");
         let secrets = auth::Secrets::load(&mut conn).await?;
         let pool = db::open_readers(&options).await?;

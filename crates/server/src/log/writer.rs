@@ -2,7 +2,7 @@
 //!
 //! States of a batch: drain (what is queued, at most [`BATCH`]) → `BEGIN IMMEDIATE` → apply in order → `COMMIT` → answer
 //! and fan out. When anything about the transaction itself fails, every answer of the batch is that failure, the
-//! connection is opened anew and the memory is dropped: the store is the truth.
+//! connection is opened anew and the memory is dropped: the store is the truth. After a failed sync nothing more is written.
 //!
 //! Only this connection checkpoints the write-ahead log (SQLite before 3.51.3 can corrupt when one connection writes
 //! while another checkpoints), and only here are conversations changed.
@@ -62,6 +62,16 @@ enum Op {
     Tx(TxFn, Box<dyn FnOnce(ApiError) + Send>),
 }
 
+impl Op {
+    /// Answers it without having done it.
+    fn refuse(self, e: &ApiError) {
+        match self {
+            Self::Append(a) => fan_out::answer_append(a.reply, Err(e.clone())),
+            Self::Tx(_, refused) => refused(e.clone()),
+        }
+    }
+}
+
 /// What happens once the batch is durable.
 enum Effect {
     Answer(Reply, ApiResult<Appended>),
@@ -83,6 +93,8 @@ pub struct WriteCx {
     convs: HashMap<ConversationId, ConvState>,
     touched: HashSet<ConversationId>,
     effects: Vec<Effect>,
+    /// A sync has failed: see [`batch`].
+    disk_failed: bool,
 }
 
 impl WriteCx {
@@ -171,7 +183,7 @@ impl Writer {
     /// Starts the task. It ends, with everything queued committed, when the last handle is gone.
     pub fn spawn(conn: SqliteConnection, db: db::Options, hub: Arc<Hub>, metrics: Arc<Metrics>) -> (Self, tokio::task::JoinHandle<()>) {
         let (tx, rx) = mpsc::channel(QUEUE);
-        let cx = WriteCx { conn, now: now_ms(), convs: HashMap::new(), touched: HashSet::new(), effects: Vec::new() };
+        let cx = WriteCx { conn, now: now_ms(), convs: HashMap::new(), touched: HashSet::new(), effects: Vec::new(), disk_failed: false };
         let task = tokio::spawn(batch::run(cx, db, rx, hub, metrics));
         (Self { tx }, task)
     }

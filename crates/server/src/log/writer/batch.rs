@@ -3,12 +3,11 @@
 use super::fan_out::apply;
 use super::messages::flush;
 use super::{Append, BATCH, CACHE, Effect, Op, TxFn, WriteCx};
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, storage_failed, sync_failed};
 use crate::hub::Hub;
 use crate::ops::Metrics;
 use crate::{db, now_ms};
 use sc_protocol::ErrorCode;
-use sqlx::SqliteConnection;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -28,6 +27,9 @@ pub(super) async fn run(mut cx: WriteCx, db: db::Options, mut rx: mpsc::Receiver
         cx.touched.clear();
         let failed = result.is_err();
         apply(&mut cx, &hub, result.err());
+        if cx.disk_failed {
+            return refuse(rx, batch).await;
+        }
         if failed {
             reopen(&mut cx, &db).await;
             metrics.recovered();
@@ -38,10 +40,26 @@ pub(super) async fn run(mut cx: WriteCx, db: db::Options, mut rx: mpsc::Receiver
         since_checkpoint += size;
         if since_checkpoint >= 4096 || rx.is_empty() && since_checkpoint >= 512 {
             since_checkpoint = 0;
-            checkpoint(&mut cx.conn).await;
+            checkpoint(&mut cx).await;
+            if cx.disk_failed {
+                metrics.storage_failed();
+                return refuse(rx, batch).await;
+            }
         }
     }
-    checkpoint(&mut cx.conn).await;
+    checkpoint(&mut cx).await;
+}
+
+/// After a sync has failed nothing is known about what the disk holds: the kernel may have dropped what it could not write
+/// and call the next sync good. Nothing more is acknowledged by this process; reads go on, `ready` says it, and the next
+/// start brings the log into the file before it serves.
+async fn refuse(mut rx: mpsc::Receiver<Op>, mut batch: Vec<Op>) {
+    tracing::error!("the disk failed to keep what was written: no more writes are taken. Check the disk, then start the server again.");
+    while rx.recv_many(&mut batch, BATCH).await > 0 {
+        for op in batch.drain(..) {
+            op.refuse(&storage_failed());
+        }
+    }
 }
 
 async fn reopen(cx: &mut WriteCx, db: &db::Options) {
@@ -61,8 +79,9 @@ async fn reopen(cx: &mut WriteCx, db: &db::Options) {
     }
 }
 
-async fn checkpoint(conn: &mut SqliteConnection) {
-    if let Err(cause) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(conn).await {
+async fn checkpoint(cx: &mut WriteCx) {
+    if let Err(cause) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut cx.conn).await {
+        cx.disk_failed |= sync_failed(&cause);
         tracing::warn!(%cause, "checkpoint failed; the log goes on growing until one succeeds");
     }
 }
@@ -89,18 +108,13 @@ async fn transact(cx: &mut WriteCx, batch: &mut Vec<Op>) -> ApiResult<()> {
         result = flush(cx, &mut pending).await;
     }
     if result.is_ok() {
-        result = sqlx::query("COMMIT").execute(&mut cx.conn).await.map(|_| ()).map_err(ApiError::from);
+        result = sqlx::query("COMMIT").execute(&mut cx.conn).await.map(|_| ()).map_err(|cause| {
+            cx.disk_failed |= sync_failed(&cause);
+            ApiError::from(cause)
+        });
     }
     if let Err(e) = &result {
-        for a in pending {
-            cx.effects.push(Effect::Answer(a.reply, Err(e.clone())));
-        }
-        for op in ops {
-            match op {
-                Op::Append(a) => cx.effects.push(Effect::Answer(a.reply, Err(e.clone()))),
-                Op::Tx(_, refused) => refused(e.clone()),
-            }
-        }
+        pending.into_iter().map(Op::Append).chain(ops).for_each(|op| op.refuse(e));
     }
     *batch = Vec::with_capacity(BATCH);
     result

@@ -99,7 +99,7 @@ fn answer_frame(request_id: u64, result: ApiResult<Appended>) -> Arc<SharedFrame
     })
 }
 
-fn answer_append(reply: Reply, result: ApiResult<Appended>) {
+pub(super) fn answer_append(reply: Reply, result: ApiResult<Appended>) {
     match reply {
         Reply::Frame(conn, request_id) => conn.push(&[answer_frame(request_id, result)]),
         // A caller that stopped waiting does not want the answer.
