@@ -217,8 +217,7 @@ impl App {
         match command {
             Command::Conversations => {
                 let names = self.names(&e)?;
-                let own = e.own_user()?;
-                let list = e.read(|r| r.list(10_000, own))?;
+                let list = e.read(|r| r.list(10_000))?;
                 value(&list.iter().map(|l| view::list_item(l, &names)).collect::<Vec<_>>())
             }
             Command::Contacts => {

@@ -183,13 +183,12 @@ impl Cli<'_> {
     async fn conversations(&self, unread: bool, kind: Option<KindArg>) -> Result<(), AppError> {
         self.refresh().await?;
         let engine = self.engine()?;
-        let own = engine.own_user()?;
         let wanted = |e: &ListEntry| match kind {
             None => true,
             Some(KindArg::Direct) => e.conversation.kind == ConversationKind::Direct,
             Some(KindArg::Group) => e.conversation.kind == ConversationKind::Group,
         };
-        for e in engine.read(|r| r.list(10_000, own))?.into_iter().filter(|e| wanted(e) && (!unread || e.unread > 0)) {
+        for e in engine.read(|r| r.list(10_000))?.into_iter().filter(|e| wanted(e) && (!unread || e.unread > 0)) {
             let title = self.title(&e.conversation).await?;
             let members: Vec<String> = e.conversation.roster.iter().map(|m| m.username.clone()).collect();
             let v = json!({

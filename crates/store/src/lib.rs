@@ -77,7 +77,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// The key of a database: 32 random bytes.
 pub type DatabaseKey = Zeroizing<[u8; 32]>;
 
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_unread.sql")];
 
 /// SQLCipher uses libcrypto, whose exit handler frees what other threads still use: a program that ends while its store is
 /// open would crash. The first initialisation decides; this one asks for no handler.

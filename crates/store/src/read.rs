@@ -15,7 +15,7 @@ pub struct Read<'a> {
 
 pub(crate) const MESSAGE: &str =
     "SELECT id, conversation_id, pos, seq, temp_id, sender, sender_device, kind, body, reply_to, sent_at, status, cause FROM messages ";
-const CONVERSATION: &str = "SELECT conversation_id, kind, title, peer, generation, suite, state, last_seq, read_seq, last_activity, next_n, draft, roster, needs_rejoin FROM conversations ";
+const CONVERSATION: &str = "SELECT conversation_id, kind, title, peer, generation, suite, state, last_seq, read_seq, last_activity, next_n, draft, roster, needs_rejoin, unread FROM conversations ";
 const CONTACT: &str = "SELECT user_id, username, identity_key, device_list, list_version, verified, changed FROM contacts ";
 const JOB: &str = "SELECT id, conversation_id, kind, temp_id, body, ciphertext, generation, epoch, attempts, not_before FROM outbox ";
 
@@ -153,26 +153,22 @@ impl<'a> Read<'a> {
     }
 
     /// The list, newest activity first.
-    pub fn list(&self, limit: u32, own: UserId) -> StoreResult<Vec<ListEntry>> {
-        let conversations =
-            self.all(&format!("{CONVERSATION} ORDER BY last_activity DESC, conversation_id LIMIT ?1"), [limit], conversation)?;
-        conversations.into_iter().map(|c| self.entry(c, own)).collect()
+    pub fn list(&self, limit: u32) -> StoreResult<Vec<ListEntry>> {
+        let conversations = self.all(&format!("{CONVERSATION} ORDER BY last_activity DESC, conversation_id LIMIT ?1"), [limit], |row| {
+            Ok((conversation(row)?, row.get::<_, i64>(14)?))
+        })?;
+        conversations.into_iter().map(|(c, unread)| self.entry(c, uint(unread))).collect()
     }
 
-    fn entry(&self, conversation: Conversation, own: UserId) -> StoreResult<ListEntry> {
+    fn entry(&self, conversation: Conversation, unread: u64) -> StoreResult<ListEntry> {
         let id = conversation.id;
-        let unread = self.one(
-            "SELECT COUNT(*) FROM (SELECT 1 FROM messages WHERE conversation_id = ?1 AND pos > ?2 AND sender <> ?3 AND kind <> 1 LIMIT 1000)",
-            params![id.as_bytes(), int(conversation.read_seq) << 20 | 0xF_FFFF, own.as_bytes()],
-            |r| r.get::<_, i64>(0),
-        )?;
         let last = self.one(&format!("{MESSAGE} WHERE conversation_id = ?1 ORDER BY pos DESC LIMIT 1"), [id.as_bytes()], message)?;
         let failed = self.one(
             "SELECT COUNT(*) FROM messages WHERE conversation_id = ?1 AND pos > ?2 AND status = 2",
             params![id.as_bytes(), 1i64 << 61],
             |r| r.get::<_, i64>(0),
         )?;
-        Ok(ListEntry { conversation, unread: uint(unread.unwrap_or(0)), last, failed: uint(failed.unwrap_or(0)) })
+        Ok(ListEntry { conversation, unread, last, failed: uint(failed.unwrap_or(0)) })
     }
 
     /// Rows before a position, ascending.
@@ -337,6 +333,67 @@ mod tests {
     use crate::Store;
     use crate::keys::KeySlots;
     use sc_protocol::{ConversationId, TempId};
+
+    #[test]
+    fn unread_messages_are_counted_with_every_change() {
+        use crate::model::{Conversation, ConversationState, RowKind, Status, System};
+        use crate::write_model::NewMessage;
+        use rand::{Rng as _, SeedableRng as _};
+        use sc_protocol::rest::ConversationKind;
+        use sc_protocol::{DeviceId, UserId};
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("store.db"), &KeySlots::new_key(&mut rand::rngs::OsRng)).unwrap();
+        let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(7);
+        let ids = [ConversationId::generate(), ConversationId::generate()];
+        let w = store.write().unwrap();
+        for id in ids {
+            w.insert_conversation(&Conversation::new(id, ConversationKind::Group, ConversationState::Active, 0)).unwrap();
+        }
+        let (mut seq, mut rows, mut most) = (0, Vec::new(), 0);
+        for _ in 0..2_000 {
+            let id = ids[usize::from(rng.gen_bool(0.3))];
+            match rng.gen_range(0..10) {
+                0 => w.set_read_seq(id, rng.gen_range(0..=seq)).unwrap(),
+                1 => {
+                    w.insert_system(id, seq, 0, &System::Gap { who: UserId::generate(), count: 1 }).unwrap();
+                }
+                2 if !rows.is_empty() => w.delete_row(rows.swap_remove(rng.gen_range(0..rows.len()))).unwrap(),
+                3 => w.move_unsent(ids[0], ids[1]).unwrap(),
+                n => {
+                    seq += 1;
+                    let status = [Status::Received, Status::Sent, Status::Pending][n % 3];
+                    let kind = if n == 9 { RowKind::Undecryptable } else { RowKind::Text };
+                    let at = (status != Status::Pending).then_some(seq);
+                    let (temp_id, sender, sender_device) = (TempId::generate(), UserId::generate(), DeviceId::generate());
+                    let base = NewMessage {
+                        conversation: id,
+                        seq: at,
+                        temp_id,
+                        sender,
+                        sender_device,
+                        kind,
+                        body: "x",
+                        reply_to: None,
+                        sent_at: 0,
+                        status,
+                        cause: "",
+                        raw: None,
+                    };
+                    rows.extend(w.insert_message(&base).unwrap());
+                }
+            }
+            for entry in w.read().list(10).unwrap() {
+                let c = &entry.conversation;
+                let from = (i64::try_from(c.read_seq).unwrap() << 20) | 0xF_FFFF;
+                let all = w.read().rows_from(c.id, from + 1, 10_000).unwrap();
+                let unread = all.iter().filter(|m| m.kind != RowKind::System && m.status == Status::Received).count();
+                assert_eq!(entry.unread, unread as u64);
+                most = most.max(unread);
+            }
+        }
+        assert!(most > 20, "it was worth counting: {most}");
+    }
 
     #[test]
     fn a_job_waits_for_its_time_and_not_for_a_day_that_a_wrong_clock_has_seen() {
