@@ -11,7 +11,7 @@ const update = (revision: number, delta: object) => ({ conversation: 'c', revisi
 describe('the window', () => {
   it('applies deltas in order and asks anew when one is missing', async () => {
     openTimeline.mockResolvedValue(update(10, { type: 'reset', rows: [row(1), row(2)] }));
-    await timeline.open('c', null);
+    (await timeline.prepare('c', null))();
     timeline.apply(update(11, { type: 'splice', at: 2, remove: 0, rows: [row(3)] }));
     timeline.apply(update(12, { type: 'patch', at: 0, row: { ...row(1), text: 'changed' } }));
     expect(timeline.rows.map((r) => r.text)).toEqual(['changed', 'm2', 'm3']);
@@ -19,5 +19,28 @@ describe('the window', () => {
     expect(timeline.rows.length).toBe(3);
     timeline.apply(update(14, { type: 'splice', at: 0, remove: 3, rows: [] }));
     expect(openTimeline).toHaveBeenCalledTimes(2);
+  });
+
+  it('shows nothing of a conversation before all of it is there, and loses nothing that was told meanwhile', async () => {
+    openTimeline.mockResolvedValue(update(1010, { type: 'reset', rows: [row(1)] }));
+    const shown = timeline.rows;
+    const opening = timeline.prepare('c', 1);
+    // Of the window before, and of the one that is being opened.
+    timeline.apply(update(1009, { type: 'splice', at: 0, remove: 3, rows: [] }));
+    timeline.apply(update(1011, { type: 'splice', at: 1, remove: 0, rows: [row(2)] }));
+    const show = await opening;
+    expect(timeline.rows).toBe(shown);
+    show();
+    expect(timeline.rows.map((r) => r.id)).toEqual([1, 2]);
+    expect(timeline.target).toBe(1);
+  });
+
+  it('of two conversations asked for, only the later one is shown', async () => {
+    openTimeline.mockResolvedValue(update(2010, { type: 'reset', rows: [row(7)] }));
+    const first = await timeline.prepare('d', null);
+    const second = await timeline.prepare('c', null);
+    second();
+    first();
+    expect(timeline.conversation).toBe('c');
   });
 });

@@ -47,8 +47,25 @@ function startOfDay(ms: number): number {
   return d.getTime();
 }
 
+// Making a formatter takes longer than drawing a row: each is made once.
+const styles = {
+  clock: { hour: '2-digit', minute: '2-digit' },
+  weekday: { weekday: 'long' },
+  shortWeekday: { weekday: 'short' },
+  date: { day: 'numeric', month: 'long', year: 'numeric' },
+  shortDate: { day: '2-digit', month: '2-digit', year: '2-digit' },
+} as const satisfies Record<string, Intl.DateTimeFormatOptions>;
+const formatters = new Map<string, Intl.DateTimeFormat>();
+
+function format(style: keyof typeof styles, ms: number): string {
+  const key = `${i18n.locale} ${style}`;
+  let formatter = formatters.get(key);
+  if (!formatter) formatters.set(key, (formatter = new Intl.DateTimeFormat(i18n.locale, styles[style])));
+  return formatter.format(ms);
+}
+
 export function clock(ms: number): string {
-  return new Intl.DateTimeFormat(i18n.locale, { hour: '2-digit', minute: '2-digit' }).format(ms);
+  return format('clock', ms);
 }
 
 export function sameDay(a: number, b: number): boolean {
@@ -60,14 +77,14 @@ export function day(ms: number, now = Date.now()): string {
   const days = Math.round((startOfDay(now) - startOfDay(ms)) / DAY);
   if (days === 0) return t('today');
   if (days === 1) return t('yesterday');
-  if (days > 1 && days < 7) return new Intl.DateTimeFormat(i18n.locale, { weekday: 'long' }).format(ms);
-  return new Intl.DateTimeFormat(i18n.locale, { day: 'numeric', month: 'long', year: 'numeric' }).format(ms);
+  if (days > 1 && days < 7) return format('weekday', ms);
+  return format('date', ms);
 }
 
 /** For lists: the clock today, else short. */
 export function shortTime(ms: number, now = Date.now()): string {
   const days = Math.round((startOfDay(now) - startOfDay(ms)) / DAY);
   if (days === 0) return clock(ms);
-  if (days < 7) return days === 1 ? t('yesterday') : new Intl.DateTimeFormat(i18n.locale, { weekday: 'short' }).format(ms);
-  return new Intl.DateTimeFormat(i18n.locale, { day: '2-digit', month: '2-digit', year: '2-digit' }).format(ms);
+  if (days < 7) return days === 1 ? t('yesterday') : format('shortWeekday', ms);
+  return format('shortDate', ms);
 }

@@ -18,18 +18,33 @@ class TimelineModel {
   #revision = 0;
   #paging = false;
 
-  async open(conversation: string, around: number | null): Promise<void> {
-    this.clear();
-    this.conversation = conversation;
+  /** The conversation that is being opened, and what was told about it before it was there. */
+  #opening: string | null = null;
+  #early: TimelineUpdate[] = [];
+
+  /** Reads a conversation; what it answers shows it, so that nothing of two conversations is ever drawn together. */
+  async prepare(conversation: string, around: number | null): Promise<() => void> {
+    this.#opening = conversation;
+    this.#early = [];
     const update = await api.openTimeline(conversation, around);
-    if (this.conversation !== conversation) return;
-    this.#take(update);
-    this.target = around ?? (update.has_after ? update.first_unread : null);
-    this.firstUnread = update.first_unread;
-    this.loaded = true;
+    return () => {
+      if (this.#opening !== conversation) return;
+      this.#opening = null;
+      this.conversation = conversation;
+      this.#take(update);
+      this.target = around ?? (update.has_after ? update.first_unread : null);
+      this.firstUnread = update.first_unread;
+      this.loaded = true;
+      for (const early of this.#early) this.apply(early);
+    };
+  }
+
+  async #again(): Promise<void> {
+    if (this.conversation) (await this.prepare(this.conversation, null))();
   }
 
   clear(): void {
+    this.#opening = null;
     this.conversation = null;
     this.rows = [];
     this.loaded = false;
@@ -39,9 +54,14 @@ class TimelineModel {
   }
 
   apply(update: TimelineUpdate): void {
+    const follows = update.revision === this.#revision + 1;
+    if (update.conversation === this.#opening) {
+      this.#early.push(update);
+      if (!follows) return;
+    }
     if (update.conversation !== this.conversation || update.revision <= this.#revision) return;
-    if (update.delta.type !== 'reset' && update.revision !== this.#revision + 1) {
-      void this.open(update.conversation, null);
+    if (update.delta.type !== 'reset' && !follows) {
+      void this.#again();
       return;
     }
     this.#take(update);
