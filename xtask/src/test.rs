@@ -100,6 +100,17 @@ fn newest(path: &Path) -> Result<SystemTime> {
 
 /// The benchmarks, in release.
 pub fn bench(rest: &[String]) -> Result<()> {
-    setup::headless()?;
-    run(cargo().args(["run", "--release", "-p", "sc-bench", "--"]).args(rest))
+    let (window, others): (Vec<_>, Vec<_>) = rest.iter().partition(|w| *w == "window");
+    if rest.is_empty() || !others.is_empty() {
+        setup::headless()?;
+        run(cargo().args(["run", "--release", "-p", "sc-bench", "--"]).args(others))?;
+    }
+    if rest.is_empty() || !window.is_empty() {
+        setup::all()?;
+        ui_build()?;
+        run(cargo().args(["build", "--release", "-p", "sc-bench"]))?;
+        run(cargo().args(["build", "--release", "-p", "secureconnect"]))?;
+        run(Command::new("node").arg("test/startup.mjs").arg(target_dir()?.join("release")).current_dir("ui"))?;
+    }
+    Ok(())
 }

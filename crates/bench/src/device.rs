@@ -127,6 +127,18 @@ async fn fill(engine: &Engine) -> Result<Vec<ConversationId>> {
     Ok(conversations)
 }
 
+/// Makes an account at `server` whose profile in `dir`, its key in the keyring, is filled; for the window's benchmark.
+pub async fn prepare(dir: &str, server: &str) -> Result<()> {
+    let Opening::Open(p) = profile::open(Path::new(dir), None, true)? else { bail!("a keyring is needed") };
+    let engine = Engine::start(*p).await?;
+    engine.register(server, "minh", "a long enough password", "laptop").await?;
+    let start = Instant::now();
+    fill(&engine).await?;
+    println!("store of {MESSAGES} messages built and indexed in {:.1} s", start.elapsed().as_secs_f64());
+    engine.stop().await;
+    Ok(())
+}
+
 /// Opens a filled profile as the app does, looks at the list and at a conversation, and says how much memory that takes.
 pub async fn open(dir: &str) -> Result<()> {
     let engine = engine(Path::new(dir)).await?;

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: the server under load, generator in the same process, and the device's store.
 //!
+//! The window's figures are taken by `ui/test/startup.mjs`, with a profile that this program fills.
+//!
 //! Figures go into `docs/benchmarks.md` with machine and command; a figure that was not seen is not written.
 
 mod ceiling;
@@ -18,6 +20,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match wanted.as_slice() {
         [flag, dir] if flag == "--serve" => return runtime.block_on(load::serve(dir)),
+        [flag, dir, server] if flag == "--prepare" => return runtime.block_on(device::prepare(dir, server)),
         [flag, dir] if flag == "--open" => return runtime.block_on(device::open(dir)),
         _ => {}
     }
