@@ -62,6 +62,8 @@ fn frames(out: &Folder<'_>) -> Result<(), Box<dyn Error>> {
             out.put(name, &format!("server-{i}"), &encoding.encode(f)?)?;
         }
     }
+    out.put("frame_json", "deep", &[b'['; 2_000])?;
+    out.put("frame_msgpack", "deep", &[0x91; 2_000])?;
     out.put("rest", "send", &serde_json::to_vec(&message)?)?;
     out.put("rest", "page", &serde_json::to_vec(&EnvelopePage { envelopes: vec![envelope()], last_seq: 7 })?)?;
     Ok(())

@@ -116,8 +116,10 @@ fn cbor<T: Serialize>(v: &T) -> Result<Vec<u8>, E2eeError> {
     Ok(out)
 }
 
-fn from_cbor<T: DeserializeOwned>(b: &[u8]) -> Result<T, E2eeError> {
-    ciborium::from_reader(b).map_err(|_| E2eeError::Invalid("the content cannot be read"))
+/// Decodes what another member wrote. Nothing of ours is nested deeper than this, and what is would use up the stack.
+pub(crate) fn from_cbor<T: DeserializeOwned>(b: &[u8]) -> Result<T, E2eeError> {
+    const DEPTH: usize = 16;
+    ciborium::de::from_reader_with_recursion_limit(b, DEPTH).map_err(|_| E2eeError::Invalid("the content cannot be read"))
 }
 
 impl Message {
@@ -211,6 +213,14 @@ mod tests {
     fn a_kind_of_a_newer_version_is_kept_apart() {
         let w = Wire { v: 2, id: TempId::generate(), n: 1, at: 0, k: "hologram".into(), b: vec![1] };
         assert_eq!(Message::decode(&cbor(&w).unwrap()).unwrap().content, Content::Unknown("hologram".into()));
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_refused_and_not_followed() {
+        for deep in [vec![0x81; 100_000], [0xa1, 0x61, b'a'].repeat(100_000), vec![0xd8; 100_000]] {
+            assert!(from_cbor::<ciborium::Value>(&deep).is_err());
+            assert!(Message::decode(&deep).is_err());
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! use one again. Receivers also check that the roster of the new group does not grow.
 
 use crate::E2eeError;
+use crate::content::from_cbor;
 use crate::identity::DeviceKeys;
 use sc_protocol::{ConversationId, DeviceId, UserId, identity};
 use serde::{Deserialize, Serialize};
@@ -48,10 +49,10 @@ impl Announcement {
 
     /// Verifies it under the key the initiator's leaf had in the old group.
     pub fn verify(bytes: &[u8], device_key: &[u8]) -> Result<Self, E2eeError> {
-        let signed: Signed = ciborium::from_reader(bytes).map_err(|_| E2eeError::Invalid("the announcement cannot be read"))?;
+        let signed: Signed = from_cbor(bytes)?;
         let key: [u8; 32] = device_key.try_into().map_err(|_| E2eeError::Invalid("device key"))?;
         let signature: [u8; 64] = signed.signature.as_slice().try_into().map_err(|_| E2eeError::Invalid("signature length"))?;
         identity::verify(&key, &[LABEL, &signed.body].concat(), &signature)?;
-        ciborium::from_reader(signed.body.as_slice()).map_err(|_| E2eeError::Invalid("the announcement cannot be read"))
+        from_cbor(&signed.body)
     }
 }

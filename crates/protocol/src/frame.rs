@@ -93,6 +93,9 @@ pub struct Cursor {
     pub seq: u64,
 }
 
+/// Levels that a frame may be nested.
+pub const DEPTH: usize = 24;
+
 /// From the device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -245,11 +248,16 @@ impl Encoding {
         }
     }
 
-    /// Decodes a frame; input is bounded by the socket's limit before it gets here.
+    /// Decodes a frame; input is bounded by the socket's limit before it gets here. No frame of ours is nested deeper than
+    /// [`DEPTH`]; what is deeper would use up the stack.
     pub fn decode<T: for<'a> Deserialize<'a>>(self, bytes: &[u8]) -> Result<T, FrameError> {
         match self {
             Self::Json => serde_json::from_slice(bytes).map_err(|e| FrameError(e.to_string())),
-            Self::MsgPack => rmp_serde::from_slice(bytes).map_err(|e| FrameError(e.to_string())),
+            Self::MsgPack => {
+                let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
+                from.set_max_depth(DEPTH);
+                T::deserialize(&mut from).map_err(|e| FrameError(e.to_string()))
+            }
         }
     }
 }
