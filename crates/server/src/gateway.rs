@@ -74,6 +74,16 @@ fn close(code: u16, reason: &'static str) -> Message {
     Message::Close(Some(CloseFrame { code, reason: reason.into() }))
 }
 
+/// The close code (RFC 6455, 7.4.1) for what a peer did wrong; none when the connection is just gone.
+fn fault(cause: axum::Error) -> Option<u16> {
+    match *cause.into_inner().downcast::<tungstenite::Error>().ok()? {
+        tungstenite::Error::Capacity(_) => Some(1009),
+        tungstenite::Error::Utf8(_) => Some(1007),
+        tungstenite::Error::Protocol(_) => Some(1002),
+        _ => None,
+    }
+}
+
 async fn serve(app: App, mut socket: WebSocket, who: Authed, encoding: Encoding, token: String) {
     let Some(conn) = app.hub.add(who.user, who.device, app.config.connections_per_user, app.config.connection_queue_bytes) else {
         let mut e = ErrorBody::new(sc_protocol::ErrorCode::Unavailable, "Too many connections, or the server is stopping.");
@@ -208,8 +218,11 @@ impl Session {
     async fn incoming(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Over> {
         let bytes = match message {
             None | Some(Ok(Message::Close(_))) => return Err(Over),
-            Some(Err(_)) => {
-                let _ = tokio::time::timeout(Duration::from_secs(2), self.sink.send(close(1009, "frame"))).await;
+            Some(Err(cause)) => {
+                if let Some(code) = fault(cause) {
+                    // Best effort: who sends such frames may not listen.
+                    let _ = tokio::time::timeout(Duration::from_secs(2), self.sink.send(close(code, "frame"))).await;
+                }
                 return Err(Over);
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
