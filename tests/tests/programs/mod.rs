@@ -1,6 +1,8 @@
 //! The real programs, as processes that can be killed.
 #![allow(dead_code, reason = "not every test uses all of it")]
 
+pub mod stage;
+
 use anyhow::{Context as _, Result, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
