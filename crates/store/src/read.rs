@@ -15,7 +15,7 @@ pub struct Read<'a> {
 
 pub(crate) const MESSAGE: &str =
     "SELECT id, conversation_id, pos, seq, temp_id, sender, sender_device, kind, body, reply_to, sent_at, status, cause FROM messages ";
-const CONVERSATION: &str = "SELECT conversation_id, kind, title, peer, generation, suite, state, last_seq, read_seq, last_activity, next_n, draft, roster, needs_rejoin, unread FROM conversations ";
+const CONVERSATION: &str = "SELECT conversation_id, kind, title, peer, generation, suite, state, last_seq, read_seq, last_activity, next_n, draft, roster, needs_rejoin FROM conversations ";
 const CONTACT: &str = "SELECT user_id, username, identity_key, device_list, list_version, verified, changed FROM contacts ";
 const JOB: &str = "SELECT id, conversation_id, kind, temp_id, body, ciphertext, generation, epoch, attempts, not_before FROM outbox ";
 
@@ -154,14 +154,19 @@ impl<'a> Read<'a> {
 
     /// The list, newest activity first.
     pub fn list(&self, limit: u32) -> StoreResult<Vec<ListEntry>> {
-        let conversations = self.all(&format!("{CONVERSATION} ORDER BY last_activity DESC, conversation_id LIMIT ?1"), [limit], |row| {
-            Ok((conversation(row)?, row.get::<_, i64>(14)?))
-        })?;
-        conversations.into_iter().map(|(c, unread)| self.entry(c, uint(unread))).collect()
+        let conversations =
+            self.all(&format!("{CONVERSATION} ORDER BY last_activity DESC, conversation_id LIMIT ?1"), [limit], conversation)?;
+        conversations.into_iter().map(|c| self.entry(c)).collect()
     }
 
-    fn entry(&self, conversation: Conversation, unread: u64) -> StoreResult<ListEntry> {
+    /// A conversation as the list shows it.
+    pub fn list_entry(&self, id: ConversationId) -> StoreResult<Option<ListEntry>> {
+        self.conversation(id)?.map(|c| self.entry(c)).transpose()
+    }
+
+    fn entry(&self, conversation: Conversation) -> StoreResult<ListEntry> {
         let id = conversation.id;
+        let unread = self.one("SELECT n FROM unread WHERE conversation_id = ?1", [id.as_bytes()], |r| r.get(0).map(uint))?.unwrap_or(0);
         let last = self.one(&format!("{MESSAGE} WHERE conversation_id = ?1 ORDER BY pos DESC LIMIT 1"), [id.as_bytes()], message)?;
         let failed = self.one(
             "SELECT COUNT(*) FROM messages WHERE conversation_id = ?1 AND pos > ?2 AND status = 2",

@@ -180,7 +180,7 @@ impl Write<'_> {
             "DELETE FROM message_words WHERE rowid IN (SELECT id FROM messages WHERE conversation_id = ?1 AND kind = 0)",
             [id.as_bytes()],
         )?;
-        for table in ["messages", "outbox", "counters", "resends", "trusted", "silent", "conversations"] {
+        for table in ["messages", "outbox", "counters", "resends", "trusted", "silent", "unread", "conversations"] {
             self.run(&format!("DELETE FROM {table} WHERE conversation_id = ?1"), [id.as_bytes()])?;
         }
         Ok(())
