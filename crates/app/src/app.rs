@@ -6,7 +6,7 @@ use self::window::Window;
 use crate::AppError;
 use crate::command::{AppEvent, Command, Scope};
 use crate::settings::Settings;
-use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Phase, PreviewView, Protection, ReportView};
+use crate::view::{self, AppState, Connection, ContactView, DeviceView, ListItem, Names, Phase, PreviewView, Protection, ReportView};
 use sc_engine::profile::{self, Opening};
 use sc_engine::{ConnectionState, Engine, Event, ResetScope};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
@@ -23,6 +23,8 @@ use tokio::sync::broadcast;
 const RESET_PATIENCE: Duration = Duration::from_secs(20);
 /// Changes within this are drawn together.
 const COALESCE: Duration = Duration::from_millis(16);
+/// Beyond so many changed conversations at once the list is asked for as a whole.
+const ITEMS: usize = 16;
 
 /// How an app is started.
 #[derive(Clone)]
@@ -426,10 +428,11 @@ impl App {
     async fn tell(&self, engine: &Engine, batch: Vec<Event>, lagged: bool) {
         let send = |e: AppEvent| drop(self.0.events.send(e));
         let mut list = lagged;
+        let mut changed = Vec::new();
         for event in &batch {
             match event {
                 Event::Conversation(c) => {
-                    list = true;
+                    changed.push(*c);
                     send(AppEvent::Conversation { conversation: c.to_string() });
                 }
                 Event::Conversations => list = true,
@@ -445,8 +448,16 @@ impl App {
                 Event::Outbox => {}
             }
         }
-        if list {
+        if list || changed.len() > ITEMS {
             send(AppEvent::List);
+        } else {
+            for c in changed {
+                match self.item(engine, c) {
+                    Ok(Some(item)) => send(AppEvent::Item { item: Box::new(item) }),
+                    Ok(None) => send(AppEvent::List),
+                    Err(cause) => tracing::error!(%cause, "the list could not be drawn"),
+                }
+            }
         }
         let mut guard = self.0.window.lock().await;
         if let Some(w) = guard.as_mut() {
@@ -455,6 +466,11 @@ impl App {
                 tracing::error!(%cause, "the window could not be drawn");
             }
         }
+    }
+
+    fn item(&self, engine: &Engine, c: ConversationId) -> Result<Option<ListItem>, AppError> {
+        let names = self.names(engine)?;
+        Ok(engine.read(|r| r.list_entry(c))?.map(|l| view::list_item(&l, &names)))
     }
 
     fn watch_connection(&self, engine: &Engine) {

@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use crate::timeline::TimelineUpdate;
-use crate::view::{AppState, Connection};
+use crate::view::{AppState, Connection, ListItem};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -261,8 +261,13 @@ pub enum AppEvent {
         /// As it is.
         connection: Connection,
     },
-    /// The list of conversations changed.
+    /// The list of conversations changed as a whole: it is to be asked for again.
     List,
+    /// One conversation of the list changed.
+    Item {
+        /// As it is.
+        item: Box<ListItem>,
+    },
     /// A conversation changed (title, members, state).
     Conversation {
         /// Which.

@@ -53,13 +53,28 @@ class AppModel {
     this.#apply(state);
   }
 
+  /** What was told about single conversations while the whole list is asked for: the answer may be older. */
+  #told: ListItem[] | null = null;
+
   async refreshList(): Promise<void> {
+    this.#told ??= [];
     this.list = await api.conversations();
+    const told = this.#told;
+    this.#told = null;
+    for (const item of told ?? []) this.#place(item);
     if (this.listLoaded) return;
     this.listLoaded = true;
     // For whoever measures a start (User Timing): the frame with the list has been drawn.
     await tick();
     requestAnimationFrame(() => setTimeout(() => performance.mark('list-painted')));
+  }
+
+  /** Puts a conversation where it belongs: newest activity first. */
+  #place(item: ListItem): void {
+    this.#told?.push(item);
+    const rest = this.list.filter((c) => c.id !== item.id);
+    const at = rest.findIndex((c) => c.time < item.time || (c.time === item.time && c.id > item.id));
+    this.list = at < 0 ? [...rest, item] : rest.toSpliced(at, 0, item);
   }
 
   async #refreshOpen(): Promise<void> {
@@ -74,7 +89,8 @@ class AppModel {
     else if (e.type === 'connection' && this.state) {
       this.#connectionTold = true;
       this.state = { ...this.state, connection: e.connection };
-    } else if (e.type === 'list') await this.refreshList();
+    } else if (e.type === 'item') this.#place(e.item);
+    else if (e.type === 'list') await this.refreshList();
     else if (e.type === 'conversation' && e.conversation === this.openId) await this.#refreshOpen();
     else if (e.type === 'moved' && e.from === this.openId) await this.select(e.to);
     else if (e.type === 'timeline') timeline.apply(e.update);
