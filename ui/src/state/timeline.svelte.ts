@@ -15,6 +15,8 @@ class TimelineModel {
   prepending = $state(false);
   /** Row to be shown after opening. */
   target = $state<number | null>(null);
+  /** Counts what was opened: a jump inside the open conversation is an opening too. */
+  opened = $state(0);
   #revision = 0;
   #paging = false;
 
@@ -35,6 +37,7 @@ class TimelineModel {
       this.target = around ?? (update.has_after ? update.first_unread : null);
       this.firstUnread = update.first_unread;
       this.loaded = true;
+      this.opened += 1;
       for (const early of this.#early) this.apply(early);
     };
   }
