@@ -1,38 +1,15 @@
 // The main story in a real browser, through the bridge: every screen in both languages and themes, wide and narrow, axe
 // on each, no violation of the content policy, no error on the page.
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { chromium } from 'playwright-core';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, server, shots, start, stop } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, server, start, stop } from './kit.mjs';
+import { openBrowser } from './page.mjs';
 
 const bin = process.argv[2];
-const axe = readFileSync(join(import.meta.dirname, '../node_modules/axe-core/axe.min.js'), 'utf8');
-let passed = 0;
-const problems = [];
-
 const srv = await server(bin);
 await cli(bin, 'lan', srv.url, ['register', 'lan']);
+await cli(bin, 'tam', srv.url, ['register', 'tam']);
 const bridge = await start(join(bin, 'sc-ui-bridge'), ['--profile', join(dir, 'minh'), '--ui', 'dist'], { match: /^http/ });
-const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
-const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, locale: 'en-US' });
-page.on('pageerror', (e) => problems.push(`page error: ${e.message}`));
-page.on('console', (m) => m.type() === 'error' && problems.push(`console: ${m.text()}`));
-const id = (name) => page.getByTestId(name);
-
-async function check(name) {
-  await page.waitForTimeout(200);
-  await page.screenshot({ path: join(shots, `${name}.png`) });
-  await page.evaluate(axe);
-  const result = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }));
-  const serious = result.violations.filter((v) => v.impact === 'serious' || v.impact === 'critical');
-  for (const v of serious) problems.push(`axe on ${name}: ${v.id}: ${v.nodes.map((n) => n.html.slice(0, 160)).join(' | ')}`);
-}
-
-async function test(name, f) {
-  await f();
-  passed += 1;
-  console.log(`ok  ${name}`);
-}
+const { page, id, check, test, failed, finish } = await openBrowser();
 
 try {
   await test('a passphrase is chosen where there is no keyring', async () => {
@@ -118,6 +95,28 @@ try {
     await page.keyboard.press('Escape');
   });
 
+  await test('in a long conversation a hit far up is scrolled to, and the newest is one press away', async () => {
+    for (let i = 0; i < 30; i += 1) await cli(bin, 'lan', srv.url, ['send', 'minh', `dòng ${i}\ncủa một cuộc trò chuyện\ndài`, '--wait']);
+    const seen = (text) => page.locator('[data-testid=message]', { hasText: text }).first().evaluate((e) => {
+      const [row, log] = [e.getBoundingClientRect(), e.closest('[role=log]').getBoundingClientRect()];
+      return row.top >= log.top - 1 && row.bottom <= log.bottom + 1;
+    });
+    await page.getByText('dòng 29').first().waitFor();
+    await page.waitForFunction(() => document.querySelectorAll('.end').length === 0);
+    assert(await seen('dòng 29'), 'the newest is at the end');
+    await id('open-search').click();
+    await id('query').fill('da lat');
+    await id('hit').first().click();
+    await page.locator('[data-testid=message].target').waitFor();
+    await page.waitForTimeout(100);
+    assert(await seen('Đà Lạt'), 'the hit is on the screen');
+    await page.keyboard.press('Escape');
+    await page.locator('.end button').click();
+    await page.getByText('dòng 29').first().waitFor();
+    await page.waitForTimeout(100);
+    assert(await seen('dòng 29'), 'the newest is on the screen');
+  });
+
   await test('without the server messages wait, and go out when it is back', async () => {
     stop(srv.child);
     await page.locator('[data-testid=connection][data-state=offline]').waitFor();
@@ -163,6 +162,37 @@ try {
     await page.locator('[data-testid=message][data-status=sent]', { hasText: 'Chào cả nhóm' }).waitFor();
     await id('open-card').click();
     await check('group');
+  });
+
+  await test('somebody is added from the card, and removed only after being asked', async () => {
+    const card = page.getByTestId('card');
+    await card.getByRole('textbox', { name: 'Add a member' }).fill('tam');
+    await card.getByRole('button', { name: 'Add a member' }).click();
+    await id('member-tam').waitFor();
+    await page.getByTestId('system').filter({ hasText: 'tam' }).first().waitFor();
+    await card.getByRole('button', { name: 'Remove tam' }).click();
+    await check('group-remove');
+    assert((await id('member-tam').count()) === 1, 'the first press removes nobody');
+    await id('remove-confirm').click();
+    await id('member-tam').waitFor({ state: 'detached' });
+    await page.getByTestId('system').filter({ hasText: 'removed' }).first().waitFor();
+  });
+
+  await test('the list shows what is unread, people or groups', async () => {
+    await cli(bin, 'lan', srv.url, ['send', 'minh', 'Mai gặp nhé', '--wait']);
+    await id('filter-unread').filter({ hasText: '1' }).waitFor();
+    await id('filter-unread').click();
+    await check('list-unread');
+    assert((await id('conversation').count()) === 1, 'one conversation is unread');
+    await page.locator('[data-testid=conversation][data-title=lan]').click();
+    await id('filter-unread').filter({ hasNotText: '1' }).waitFor();
+    assert((await id('conversation').count()) === 1, 'what was just read stays under the pointer');
+    await id('filter-groups').click();
+    await page.locator('[data-testid=conversation][data-title^=Hội]').waitFor();
+    assert((await id('conversation').count()) === 1, 'one group');
+    await id('filter-all').click();
+    await page.locator('[data-testid=conversation][data-title^=Hội]').click();
+    await id('open-card').click();
   });
 
   await test('an owner gives roles, and hands the group over before leaving', async () => {
@@ -229,10 +259,6 @@ try {
     await check('long-message-vi-light');
   });
 } catch (e) {
-  await page.screenshot({ path: join(shots, 'failure.png') });
-  problems.push(String(e.stack ?? e));
+  await failed(e);
 }
-await browser.close();
-for (const p of problems) console.error(p);
-console.log(`${passed} passed, ${problems.length} failed`);
-process.exit(problems.length === 0 ? 0 : 1);
+await finish();

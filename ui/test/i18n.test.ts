@@ -26,6 +26,26 @@ describe('texts', () => {
     }
   });
 
+  it('says every system line and every reason in words', async () => {
+    const { systemText } = await import('../src/components/system');
+    const { setLanguage } = await import('../src/i18n/index.svelte');
+    const source = readFileSync('../crates/app/src/view.rs', 'utf8');
+    const events = [...(source.match(/A system line\.[\s\S]*?pub event/)?.[0].matchAll(/`([a-z_]+)`/g) ?? [])].map((m) => m[1] ?? '');
+    expect(events).toContain('not_added');
+    const reasons = keys(read('en')).filter((k) => k?.startsWith('reason-')).map((k) => k?.replace('reason-', '') ?? '');
+    for (const language of ['en', 'vi'] as const) {
+      setLanguage(language);
+      for (const event of events)
+        for (const by_own of [true, false])
+          for (const who_own of [true, false])
+            for (const text of event === 'refused' ? reasons : ['Tên mới']) {
+              const said = systemText({ event, who: 'Lan', by: 'Minh', by_own, who_own, text, count: 3 });
+              expect(said, `${language} ${event}`).not.toMatch(/sys-|reason-|[{}]/);
+              if (event === 'refused') expect(said, text).not.toContain(text);
+            }
+    }
+  });
+
   it('has no colour and no size outside the tokens', () => {
     const dir = 'src/components';
     for (const file of readdirSync(dir)) {

@@ -35,8 +35,13 @@ export function start(program, args, { env = {}, match = /./ } = {}) {
   });
 }
 
+/** Asks a program to end; resolves when it has. */
 export function stop(child) {
-  process.kill(-child.pid, 'SIGTERM');
+  return new Promise((ended) => {
+    child.removeAllListeners('exit');
+    child.on('exit', ended);
+    process.kill(-child.pid, 'SIGTERM');
+  });
 }
 
 export async function server(bin, data = join(dir, 'server'), listen = '127.0.0.1:0') {

@@ -24,6 +24,8 @@ pub fn all() -> Result<()> {
     say("the UI in a browser, with screenshots and axe");
     let bin = target_dir()?.join("debug");
     run(Command::new("node").args(["test/browser.mjs"]).arg(&bin).current_dir("ui"))?;
+    say("the UI by keyboard alone");
+    run(Command::new("node").args(["test/keyboard.mjs"]).arg(&bin).current_dir("ui"))?;
     say("the real window");
     run(Command::new("node").args(["test/window.mjs"]).arg(&bin).current_dir("ui"))?;
     say("the story in the terminal");
