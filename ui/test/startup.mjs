@@ -63,20 +63,24 @@ for (let i = 0; i < 40; i += 1) {
       `const done = arguments[1];
        const list = document.querySelectorAll('[data-testid=conversation]');
        const row = list[arguments[0] % list.length];
-       const there = () => document.querySelectorAll('[data-testid=message]').length > 5
-         && document.querySelector('[data-testid=open-conversation]')?.getAttribute('aria-label') === row.dataset.title;
+       const there = () => {
+         const rows = document.querySelectorAll('[data-testid=message]');
+         if (rows.length < 6 || document.querySelector('[data-testid=open-conversation]')?.getAttribute('aria-label') !== row.dataset.title) return false;
+         const [last, log] = [[...rows].at(-1), rows[0].closest('[role=log]')].map((e) => e.getBoundingClientRect());
+         return last.bottom <= log.bottom + 1 && last.top >= log.top && getComputedStyle([...rows].at(-1)).visibility === 'visible';
+       };
        const before = performance.now();
-       const watch = new MutationObserver(() => {
-         if (!there()) return;
-         watch.disconnect();
-         // The task after the frame that has the rows: they are on the screen.
-         requestAnimationFrame(() => {
-           const after = new MessageChannel();
-           after.port1.onmessage = () => done(performance.now() - before);
-           after.port2.postMessage(0);
-         });
+       // In the task after a frame it is asked whether that frame had the newest rows, visible and in their place.
+       const frame = () => requestAnimationFrame(() => {
+         const after = new MessageChannel();
+         after.port1.onmessage = () => {
+           const now = performance.now();
+           if (there()) done(now - before);
+           else frame();
+         };
+         after.port2.postMessage(0);
        });
-       watch.observe(document.body, { childList: true, subtree: true });
+       frame();
        row.click();`,
       i + 1,
     ),

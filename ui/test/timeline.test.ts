@@ -43,4 +43,15 @@ describe('the window', () => {
     first();
     expect(timeline.conversation).toBe('c');
   });
+
+  it('asked for twice, the later window is the one that goes on', async () => {
+    openTimeline.mockResolvedValueOnce(update(3000, { type: 'reset', rows: [] })).mockResolvedValueOnce(update(4000, { type: 'reset', rows: [] }));
+    const [first, second] = [timeline.prepare('c', null), timeline.prepare('c', null)];
+    timeline.apply(update(4001, { type: 'splice', at: 0, remove: 0, rows: [row(9)] }));
+    (await first)();
+    (await second)();
+    expect(timeline.rows.map((r) => r.id)).toEqual([9]);
+    timeline.apply(update(4002, { type: 'splice', at: 1, remove: 0, rows: [row(10)] }));
+    expect(timeline.rows.map((r) => r.id)).toEqual([9, 10]);
+  });
 });

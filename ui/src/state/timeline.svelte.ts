@@ -22,15 +22,18 @@ class TimelineModel {
 
   /** The conversation that is being opened, and what was told about it before it was there. */
   #opening: string | null = null;
+  /** Counts what was asked for: only what was asked last is shown, it is the window the host has. */
+  #turn = 0;
   #early: TimelineUpdate[] = [];
 
   /** Reads a conversation; what it answers shows it, so that nothing of two conversations is ever drawn together. */
   async prepare(conversation: string, around: number | null): Promise<() => void> {
     this.#opening = conversation;
+    const turn = ++this.#turn;
     this.#early = [];
     const update = await api.openTimeline(conversation, around);
     return () => {
-      if (this.#opening !== conversation) return;
+      if (turn !== this.#turn) return;
       this.#opening = null;
       this.conversation = conversation;
       this.#take(update);
@@ -48,6 +51,7 @@ class TimelineModel {
 
   clear(): void {
     this.#opening = null;
+    this.#turn += 1;
     this.conversation = null;
     this.rows = [];
     this.loaded = false;
