@@ -187,7 +187,16 @@ try {
     await id('filter-unread').click();
     await check('list-unread');
     assert((await id('conversation').count()) === 1, 'one conversation is unread');
-    await page.locator('[data-testid=conversation][data-title=lan]').click();
+    for (let i = 0; i < 55; i += 1) await cli(bin, 'lan', srv.url, ['send', 'minh', `chưa đọc ${i}`, '--wait']);
+    await page.locator('[data-testid=conversation][data-title=lan]').filter({ hasText: '56' }).click();
+    await id('new-divider').waitFor();
+    const placed = await page.waitForFunction(() => {
+      const [line, log] = [document.querySelector('[data-testid=new-divider]'), document.querySelector('[role=log]')].map((e) => e?.getBoundingClientRect());
+      return line && log && line.top >= log.top && line.bottom <= log.bottom && document.querySelectorAll('[data-testid=message]').length > 16;
+    });
+    assert(await placed.jsonValue(), 'it opens at the first unread message');
+    await check('unread');
+    await page.locator('.end button').click();
     await id('filter-unread').filter({ hasNotText: '1' }).waitFor();
     assert((await id('conversation').count()) === 1, 'what was just read stays under the pointer');
     await id('filter-groups').click();
