@@ -124,3 +124,20 @@ async fn the_gateway_survives_garbage_and_answers_what_it_can() -> Result<()> {
     bob.settle().await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_place_may_not_guess_at_many_names() -> Result<()> {
+    let world = World::with(|c| (c.address_rate, c.behind_proxy) = (5, true)).await?;
+    let http = reqwest::Client::new();
+    let login = async |name: &str, from: &str| -> Result<u16> {
+        let body = serde_json::json!({ "username": name, "request": "AAAA" });
+        let r = http.post(format!("{}/v1/auth/login/start", world.url())).header("x-forwarded-for", from).json(&body).send().await?;
+        Ok(r.status().as_u16())
+    };
+    for i in 0..5 {
+        assert_eq!(login(&format!("name{i}"), "198.51.100.1, 192.0.2.7").await?, 400, "asked, and refused for its content");
+    }
+    assert_eq!(login("name6", "203.0.113.5, 192.0.2.7").await?, 429, "what the client claims before the proxy's entry does not count");
+    assert_eq!(login("name7", "192.0.2.8").await?, 400, "somebody elsewhere is served");
+    Ok(())
+}

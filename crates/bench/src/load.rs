@@ -26,6 +26,7 @@ pub async fn serve(dir: &str) -> Result<()> {
         data: dir.into(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         login_rate: 100_000,
+        address_rate: 1_000_000,
         send_rate: 1_000_000,
         send_burst: 1_000_000,
         access_token_seconds: 7_200,

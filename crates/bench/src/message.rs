@@ -14,7 +14,7 @@ const TEXT: &str = "tin nhắn thử, trời hôm nay đẹp quá, cuối tuần
 
 /// Both sizes.
 pub async fn run() -> Result<()> {
-    let world = World::with(|c| c.login_rate = 100_000).await?;
+    let world = World::with(|c| (c.login_rate, c.address_rate) = (100_000, 1_000_000)).await?;
     let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
     let two = alice.direct("bob").await?;
     alice.say(two, "start").await?;

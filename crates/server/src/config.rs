@@ -27,6 +27,10 @@ pub struct Config {
     pub send_burst: u32,
     /// Login and registration attempts per minute and name.
     pub login_rate: u32,
+    /// Login and registration attempts per minute and address (IPv6: per /64).
+    pub address_rate: u32,
+    /// Addresses are taken from the last entry of `X-Forwarded-For`; only behind a proxy of one's own that writes it.
+    pub behind_proxy: bool,
     /// Rejoins of a device and resets of an account, per conversation and hour.
     pub repair_rate: u32,
     /// Key packages of one account another may claim an hour.
@@ -51,6 +55,8 @@ impl Default for Config {
             send_rate: 100,
             send_burst: 500,
             login_rate: 30,
+            address_rate: 300,
+            behind_proxy: false,
             repair_rate: 10,
             claim_rate: 100,
             connections_per_user: 40,
@@ -93,6 +99,7 @@ impl Config {
             || self.send_rate == 0
             || self.send_burst == 0
             || self.login_rate == 0
+            || self.address_rate == 0
             || self.repair_rate == 0
             || self.claim_rate == 0
         {

@@ -9,6 +9,7 @@
 //! * [`auth`]: OPAQUE, tokens, sessions.
 //! * [`routes`], [`gateway`], [`hub`]: what clients talk to.
 
+pub mod address;
 pub mod auth;
 pub mod config;
 pub mod db;

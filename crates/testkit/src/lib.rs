@@ -64,6 +64,7 @@ impl World {
             data: dir.path().join("server"),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             login_rate: 1000,
+            address_rate: 100_000,
             ..Config::default()
         };
         change(&mut config);

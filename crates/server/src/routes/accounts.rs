@@ -1,6 +1,7 @@
 //! Registration, login, tokens, people.
 
 use super::{Answer, Body, Path, devices};
+use crate::address::Network;
 use crate::auth::{self, Authed, MaybePending};
 use crate::error::{ApiError, ApiResult, is_unique_violation};
 use crate::mls::Member;
@@ -36,9 +37,11 @@ fn check_name(name: &str) -> ApiResult<()> {
     Err(ApiError::bad("A username has 3 to 32 characters: a-z, 0-9, '.', '_' and '-'."))
 }
 
-fn limit_name(app: &App, name: &str) -> ApiResult<()> {
-    let rate = app.config.login_rate;
-    app.limiter.take(format!("login {name}"), rate, f64::from(rate) / 60.0, now_ms()).map_err(ApiError::rate_limited)
+/// Attempts by name, so that nobody's password is guessed from many places, and by network, so that no place guesses at many.
+fn limit_attempts(app: &App, name: &str, from: Network) -> ApiResult<()> {
+    let limit = |key: String, rate: u32| app.limiter.take(key, rate, f64::from(rate) / 60.0, now_ms()).map_err(ApiError::rate_limited);
+    limit(from.bucket(), app.config.address_rate)?;
+    limit(format!("login {name}"), app.config.login_rate)
 }
 
 fn opaque_part<T, E>(bytes: &Blob, len: usize, parse: impl Fn(&[u8]) -> Result<T, E>) -> ApiResult<T> {
@@ -51,12 +54,12 @@ fn opaque_part<T, E>(bytes: &Blob, len: usize, parse: impl Fn(&[u8]) -> Result<T
 }
 
 /// `POST /v1/auth/register/start`.
-pub async fn register_start(State(app): State<App>, Body(b): Body<RegisterStart>) -> Answer<AuthChallenge> {
+pub async fn register_start(State(app): State<App>, from: Network, Body(b): Body<RegisterStart>) -> Answer<AuthChallenge> {
     if !app.config.registration {
         return Err(ApiError::new(ErrorCode::RegistrationClosed, "This server takes no new accounts."));
     }
     check_name(&b.username)?;
-    limit_name(&app, &b.username)?;
+    limit_attempts(&app, &b.username, from)?;
     let request = opaque_part(&b.request, 32, RegistrationRequest::<Suite>::deserialize)?;
     let taken: Option<i64> =
         sqlx::query_scalar("SELECT 1 FROM users WHERE username = $1").bind(&b.username).fetch_optional(&app.pool).await?;
@@ -145,9 +148,9 @@ pub async fn insert_device(cx: &mut crate::log::writer::WriteCx, user: UserId, d
 }
 
 /// `POST /v1/auth/login/start`. An unknown name gets an answer like any other.
-pub async fn login_start(State(app): State<App>, Body(b): Body<LoginStart>) -> Answer<AuthChallenge> {
+pub async fn login_start(State(app): State<App>, from: Network, Body(b): Body<LoginStart>) -> Answer<AuthChallenge> {
     check_name(&b.username)?;
-    limit_name(&app, &b.username)?;
+    limit_attempts(&app, &b.username, from)?;
     let request = opaque_part(&b.request, 96, CredentialRequest::<Suite>::deserialize)?;
     let row = sqlx::query("SELECT user_id, opaque FROM users WHERE username = $1").bind(&b.username).fetch_optional(&app.pool).await?;
     let (user, file) = match &row {
