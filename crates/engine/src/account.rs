@@ -18,7 +18,7 @@ use sc_protocol::rest::{
     AuthChallenge, Empty, KeyPackageCount, KeyPackageUpload, LoginFinish, LoginStart, NewDevice, RegisterFinish, RegisterStart,
     ResetIdentity, ServerInfo, Session, UploadKeyPackages, UserInfo, login_proof,
 };
-use sc_protocol::{Blob, ErrorBody, ErrorCode, UserId, limits, suite};
+use sc_protocol::{Blob, ErrorBody, ErrorCode, UnixMillis, UserId, limits, suite};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -42,7 +42,7 @@ pub struct Account {
     #[serde(default)]
     pub expected_identity: Option<[u8; 32]>,
     /// Seed of the account identity, once the device is linked.
-    pub identity: Option<[u8; 32]>,
+    pub identity: Option<Zeroizing<[u8; 32]>>,
     /// Public identity keys this account had before: their leaves are still in groups until somebody removes them.
     #[serde(default)]
     pub former: Vec<[u8; 32]>,
@@ -61,7 +61,7 @@ impl Account {
     /// As the core needs it.
     #[must_use]
     pub fn own(&self) -> Own {
-        let identity = self.identity.as_ref().map(AccountIdentity::from_seed);
+        let identity = self.identity.as_ref().map(|s| AccountIdentity::from_seed(s));
         let certificate = identity.as_ref().map(|i| certificate(i, self.user, &self.device)).unwrap_or_default();
         Own {
             user: self.user,
@@ -104,8 +104,25 @@ pub struct Prepared {
     pub account: Account,
     key_packages: Vec<KeyPackageUpload>,
     /// Private halves of the key packages.
-    #[serde(with = "serde_bytes")]
-    scratch: Vec<u8>,
+    #[serde(with = "secret_bytes")]
+    scratch: Zeroizing<Vec<u8>>,
+    /// When the key packages were made; they expire.
+    #[serde(default)]
+    made: UnixMillis,
+}
+
+/// Bytes that are wiped when they are let go.
+mod secret_bytes {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use zeroize::Zeroizing;
+
+    pub(super) fn serialize<S: Serializer>(v: &Zeroizing<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(v)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Zeroizing<Vec<u8>>, D::Error> {
+        serde_bytes::ByteBuf::deserialize(d).map(|b| Zeroizing::new(b.into_vec()))
+    }
 }
 
 impl Prepared {
@@ -119,8 +136,13 @@ impl Prepared {
                 key_packages.push(KeyPackageUpload { suite, key_package: Blob::from(key_package(&cx, suite, last_resort)?), last_resort });
             }
         }
-        let scratch = storage.0.to_bytes().map_err(sc_e2ee::E2eeError::mls)?;
-        Ok(Self { account, key_packages, scratch })
+        let scratch = Zeroizing::new(storage.0.to_bytes().map_err(sc_e2ee::E2eeError::mls)?);
+        Ok(Self { account, key_packages, scratch, made: crate::now_ms() })
+    }
+
+    /// The same account and device; with new key packages when those it has grow too old to be taken.
+    pub fn renewed(self, crypto: &Crypto) -> EngineResult<Self> {
+        if (crate::now_ms() - self.made).abs() < PACKAGE_AGE_MS { Ok(self) } else { Self::new(crypto, self.account) }
     }
 
     /// A new account.
@@ -132,7 +154,7 @@ impl Prepared {
             username: username.to_owned(),
             device: DeviceKeys::generate(&mut OsRng),
             expected_identity: None,
-            identity: Some(*AccountIdentity::generate(&mut OsRng).seed()),
+            identity: Some(AccountIdentity::generate(&mut OsRng).seed()),
             former: Vec::new(),
             server_key: server.external_sender.to_vec(),
         };
@@ -144,7 +166,7 @@ impl Prepared {
         let (identity, device) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng));
         let former =
             account.former.iter().copied().chain(account.identity.as_ref().map(|s| AccountIdentity::from_seed(s).public())).collect();
-        Self::new(crypto, Account { device, identity: Some(*identity.seed()), former, ..account.clone() })
+        Self::new(crypto, Account { device, identity: Some(identity.seed()), former, ..account.clone() })
     }
 
     /// Puts the private halves of the key packages where a Welcome finds them.
@@ -155,7 +177,8 @@ impl Prepared {
 
     fn device_list(&self, version: u64) -> EngineResult<(Blob, AccountIdentity)> {
         let a = &self.account;
-        let identity = a.identity.as_ref().map(AccountIdentity::from_seed).ok_or(EngineError::Locked("No identity was prepared."))?;
+        let identity =
+            a.identity.as_ref().map(|s| AccountIdentity::from_seed(s)).ok_or(EngineError::Locked("No identity was prepared."))?;
         let list = DeviceList { user_id: a.user, version, devices: vec![(a.device.device_id, a.device.public())] };
         Ok((Blob::from(identity.sign_list(&list)), identity))
     }

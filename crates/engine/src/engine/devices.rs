@@ -48,7 +48,8 @@ impl Engine {
 
     /// What was prepared and may have been taken by the server.
     pub(super) fn prepared(&self) -> EngineResult<Option<Prepared>> {
-        Ok(self.read(|r| r.meta(PREPARED))?.and_then(|b| ciborium::from_reader(b.as_slice()).ok()))
+        let kept: Option<Prepared> = self.read(|r| r.meta(PREPARED))?.and_then(|b| ciborium::from_reader(b.as_slice()).ok());
+        kept.map(|p| p.renewed(&self.0.db.crypto)).transpose()
     }
 
     /// Stores what is about to be posted.
@@ -110,7 +111,7 @@ impl Engine {
         }
         let shared = self.shared()?;
         let Some(identity) = account::poll_link(&shared.api, &account).await? else { return Ok(false) };
-        let account = Account { identity: Some(*identity.seed()), ..account };
+        let account = Account { identity: Some(identity.seed()), ..account };
         self.become_device(account).await?;
         Ok(true)
     }
