@@ -5,12 +5,12 @@ mod programs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
-use programs::stage::{high_limits, post, resident_kib, stage};
+use programs::stage::{Stage, high_limits, post, resident_kib, stage};
 use programs::{Server, person};
 use sc_engine::ConnectionState;
 use sc_protocol::frame::{ClientFrame, ServerFrame};
 use sc_testkit::proxy::{Network, Proxy};
-use sc_testkit::raw;
+use sc_testkit::raw::{self, Socket};
 use sc_testkit::{World, until};
 use std::collections::HashSet;
 use std::process::Command;
@@ -64,6 +64,53 @@ async fn who_never_reads_is_cut_off_and_complete_after_coming_back() -> Result<(
     }
     let wal = std::fs::metadata(stage.dir.path().join("server/server.db-wal"))?.len();
     assert!(wal < 64 << 20, "the write-ahead log stays bounded: {wal}");
+    Ok(())
+}
+
+/// Posts at a rate for some seconds; answers the 99th percentile of the acknowledgements.
+async fn steady(sender: &mut Socket, stage: &Stage, from: u64, rate: u64, seconds: u64) -> Result<Duration> {
+    let mut tick = tokio::time::interval(Duration::from_micros(10_000_000 / rate));
+    let mut times = Vec::new();
+    for n in 0..rate * seconds / 10 {
+        tick.tick().await;
+        // Ten at once every so often: a single one after the other would measure the round trip, not the rate.
+        let t = Instant::now();
+        for k in 0..10 {
+            raw::send(sender, &raw::message(stage.c, stage.epoch, from + n * 10 + k, 512)).await?;
+        }
+        for _ in 0..10 {
+            while !matches!(raw::next(sender).await?, ServerFrame::MessageSent { .. }) {}
+        }
+        times.push(t.elapsed());
+    }
+    times.sort();
+    Ok(times[times.len() * 99 / 100])
+}
+
+/// Somebody who catches up with everything from the beginning, a frame at a time, holds no snapshot of the store open: the
+/// write-ahead log is brought into the file meanwhile, and those who write do not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_and_slow_catch_up_does_not_hold_the_log_back() -> Result<()> {
+    let stage = stage(&["alice", "bob"], high_limits).await?;
+    let mut sender = raw::connect(stage.addr, &stage.tokens[0]).await?.0;
+    let alone = steady(&mut sender, &stage, 1_000_000, 2_000, 4).await?;
+    let mut slow = raw::open(stage.addr, &stage.tokens[1]).await?;
+    raw::send(&mut slow, &ClientFrame::Sync { cursors: Vec::new(), done: true }).await?;
+    let reading = tokio::spawn(async move {
+        let mut seen = 0;
+        while raw::next(&mut slow).await.is_ok() {
+            seen += 1;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        seen
+    });
+    let beside = steady(&mut sender, &stage, 2_000_000, 2_000, 12).await?;
+    ensure!(!reading.is_finished(), "the reader was at it all the time");
+    reading.abort();
+    let wal = std::fs::metadata(stage.dir.path().join("server/server.db-wal"))?.len();
+    println!("2,000/s: p99 of ten {alone:?} alone, {beside:?} beside the reader; the log has {wal} bytes");
+    assert!(wal < 32 << 20, "the write-ahead log stays bounded: {wal}");
+    assert!(beside < alone * 2 + Duration::from_millis(20), "{alone:?} alone, {beside:?} beside the reader");
     Ok(())
 }
 

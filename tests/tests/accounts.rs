@@ -83,3 +83,39 @@ async fn the_operator_suspends_an_account_beside_a_running_server_and_restores_i
     assert_eq!(bob.texts(c)?, ["before", "meanwhile"]);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_added_is_named_and_the_others_come_in() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob, carol) = (world.person("alice").await?, world.person("bob").await?, world.person("carol").await?);
+    let carol_id = carol.id()?;
+    carol.engine.stop().await;
+    // Used up, while her only device is away.
+    let gone = "DELETE FROM key_packages WHERE device_id IN (SELECT device_id FROM devices WHERE user_id = $1)";
+    ensure!(world.tamper(gone, vec![carol_id.as_bytes().to_vec()]).await? > 0, "she had some");
+    let c = alice.engine.create_group("hai trong ba", vec![bob.id()?, carol_id]).await?;
+    alice.sees_event(c, "not_added").await?;
+    alice.say(c, "xin chào").await?;
+    bob.sees(c, "xin chào").await?;
+    let inside = |p: &Person| -> Result<Vec<String>> {
+        let mut names: Vec<String> =
+            p.engine.read(|r| r.conversation(c))?.map(|c| c.roster.into_iter().map(|m| m.username).collect()).unwrap_or_default();
+        names.sort();
+        Ok(names)
+    };
+    assert_eq!((inside(&alice)?, inside(&bob)?), (vec!["alice".into(), "bob".into()], vec!["alice".into(), "bob".into()]));
+
+    // Once her device has been online there are new ones, and she can be added.
+    let dir = carol.dir.clone();
+    drop(carol);
+    let carol = Person::open(&dir, "carol").await?;
+    carol.online().await?;
+    until("carol can be added", || async {
+        alice.engine.add_members(c, vec![carol_id]).await?;
+        alice.settle().await?;
+        Ok((inside(&alice)?.len() == 3).then_some(()))
+    })
+    .await?;
+    alice.say(c, "chào Carol").await?;
+    carol.sees(c, "chào Carol").await
+}

@@ -69,5 +69,7 @@ pub async fn post(socket: &mut Socket, stage: &Stage, n: u64, bytes: usize) -> R
 
 /// Limits that do not stand in the way.
 pub fn high_limits(c: &mut Command) {
-    c.env("SECURECONNECT_SERVER_SEND_BURST", "1000000").env("SECURECONNECT_SERVER_SEND_RATE", "1000000");
+    c.env("SECURECONNECT_SERVER_ADDRESS_RATE", "1000000")
+        .env("SECURECONNECT_SERVER_SEND_BURST", "1000000")
+        .env("SECURECONNECT_SERVER_SEND_RATE", "1000000");
 }
