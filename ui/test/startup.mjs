@@ -10,7 +10,7 @@ const rounds = Number(process.env.ROUNDS ?? 7);
 const bench = join(bin, 'sc-bench');
 const ring = await keyring();
 const profile = join(dir, 'minh');
-const { line } = await start(bench, ['--serve', join(dir, 'server')], { match: /^127/ });
+const { line } = await start(bench, ['--serve', join(dir, 'server'), '127.0.0.1:0'], { match: /^127/ });
 process.stdout.write(await tool(bench, ['--prepare', profile, `http://${line.trim()}`], ring.env));
 
 // The driver starts this in place of the app: the moment before the program is loaded.

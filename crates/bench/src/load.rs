@@ -21,10 +21,11 @@ const RATE: u64 = 1_000;
 const MISSED: u64 = 10_000;
 
 /// What the child runs: a server with limits that do not stand in the way.
-pub async fn serve(dir: &str) -> Result<()> {
+pub async fn serve(dir: &str, listen: &str) -> Result<()> {
     let config = Config {
         data: dir.into(),
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen: listen.parse()?,
+        claim_rate: 100_000,
         login_rate: 100_000,
         address_rate: 1_000_000,
         send_rate: 1_000_000,
@@ -37,7 +38,8 @@ pub async fn serve(dir: &str) -> Result<()> {
     std::future::pending().await
 }
 
-struct Process(Child);
+/// A server of its own, killed when it is let go.
+pub struct Process(pub Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -47,8 +49,18 @@ impl Drop for Process {
     }
 }
 
+/// Starts a server as a process of its own; where it listens.
+pub fn child(data: &Path, listen: &str) -> Result<(Process, SocketAddr)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let mut child = command.arg("--serve").arg(data).arg(listen).stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+    let server = Process(child);
+    Ok((server, line.trim().parse()?))
+}
+
 /// Proportional set size in KiB.
-fn pss(pid: u32) -> Result<u64> {
+pub fn pss(pid: u32) -> Result<u64> {
     let all = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = all.lines().find(|l| l.starts_with("Pss:")).context("Pss")?;
     Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
@@ -77,11 +89,7 @@ async fn pair(dir: &Path, addr: SocketAddr, i: usize) -> Result<Pair> {
 /// All of it.
 pub async fn run() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut child = Command::new(std::env::current_exe()?).arg("--serve").arg(dir.path().join("server")).stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
-    let server = Process(child);
-    let addr: SocketAddr = line.trim().parse()?;
+    let (server, addr) = child(&dir.path().join("server"), "127.0.0.1:0")?;
     let pid = server.0.id();
     tokio::time::sleep(Duration::from_secs(1)).await;
     println!("server at rest: {:.1} MiB", kib_to_mib(pss(pid)?));
@@ -94,8 +102,9 @@ pub async fn run() -> Result<()> {
     idle(addr, pid).await
 }
 
+/// KiB as MiB.
 #[allow(clippy::cast_precision_loss)]
-fn kib_to_mib(kib: u64) -> f64 {
+pub fn kib_to_mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 

@@ -11,6 +11,7 @@ mod device;
 mod load;
 mod message;
 mod server;
+mod storm;
 
 use anyhow::Result;
 
@@ -19,7 +20,7 @@ fn main() -> Result<()> {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match wanted.as_slice() {
-        [flag, dir] if flag == "--serve" => return runtime.block_on(load::serve(dir)),
+        [flag, dir, listen] if flag == "--serve" => return runtime.block_on(load::serve(dir, listen)),
         [flag, dir, server] if flag == "--prepare" => return runtime.block_on(device::prepare(dir, server)),
         [flag, dir] if flag == "--open" => return runtime.block_on(device::open(dir)),
         _ => {}
@@ -40,6 +41,9 @@ fn main() -> Result<()> {
         }
         if on("load") {
             load::run().await?;
+        }
+        if on("storm") {
+            storm::run().await?;
         }
         if on("server") {
             // In the same run, so that whatever else this machine does is in both.
