@@ -30,7 +30,7 @@ impl Network {
 
 /// The last entry of `X-Forwarded-For`: what our own proxy has written; those before it are the client's to invent.
 fn forwarded(parts: &Parts) -> Option<IpAddr> {
-    let last = parts.headers.get_all("x-forwarded-for").iter().last()?.to_str().ok()?;
+    let last = parts.headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
     last.rsplit(',').next()?.trim().parse().ok()
 }
 

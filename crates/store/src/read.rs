@@ -333,7 +333,7 @@ impl<'a> Read<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use crate::Store;
     use crate::keys::KeySlots;
