@@ -9,6 +9,7 @@ use sc_protocol::frame::{Envelope, EnvelopeKind};
 use sc_protocol::rest::{Appended, GroupState, PostCommit};
 use sc_protocol::{Blob, ConversationId, TempId, UserId};
 use sc_store::model::{ConversationState, RowKind};
+use sc_store::search::SearchFilter;
 use sc_testkit::{PATIENCE, Person, World, until};
 
 async fn restart(world: &mut World, people: &[&Person]) -> Result<()> {
@@ -87,7 +88,7 @@ async fn a_person_the_server_adds_by_a_forged_join_is_refused_and_reads_nothing(
         let row = alice.say(c, "eve must not read this").await?;
         assert!(row.seq.is_none());
     }
-    assert!(eve.engine.read(|r| r.search("eve must not read", None, 5))?.is_empty());
+    assert!(eve.engine.read(|r| r.search("eve must not read", &SearchFilter::default(), 5))?.is_empty());
     let waiting = |p: &Person, c| -> Result<bool> { Ok(p.rows(c)?.iter().any(|m| m.body == "eve must not read this" && m.seq.is_none())) };
     assert!(waiting(&alice, direct)? && waiting(&alice, group)?, "nothing was sent into a group with her");
     Ok(())
@@ -105,7 +106,7 @@ async fn a_key_package_the_server_swaps_is_not_used() -> Result<()> {
     alice.say(c, "for bob alone").await?;
     alice.sees_event(c, "refused").await?;
     assert!(alice.rows(c)?.iter().any(|m| m.body.contains("IDENTITY_MISMATCH")), "and it says why");
-    assert!(eve.engine.read(|r| r.search("for bob", None, 5))?.is_empty());
+    assert!(eve.engine.read(|r| r.search("for bob", &SearchFilter::default(), 5))?.is_empty());
     Ok(())
 }
 

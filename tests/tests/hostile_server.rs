@@ -7,6 +7,7 @@ use sc_engine::ConnectionState;
 use sc_protocol::identity::DeviceList;
 use sc_protocol::{ConversationId, ErrorCode, UserId};
 use sc_store::model::{IdentityChange, RowKind, Status};
+use sc_store::search::SearchFilter;
 use sc_testkit::{World, until};
 
 fn impostor(user: UserId, version: u64) -> (Vec<u8>, Vec<u8>) {
@@ -177,7 +178,7 @@ async fn a_roster_the_server_invents_lets_nobody_in() -> Result<()> {
     .await?;
     alice.say(c, "eve must not read this").await?;
     bob.sees(c, "eve must not read this").await?;
-    assert!(eve.engine.read(|r| r.search("eve must not read", None, 5))?.is_empty());
+    assert!(eve.engine.read(|r| r.search("eve must not read", &SearchFilter::default(), 5))?.is_empty());
     assert_eq!(alice.engine.read(|r| r.conversation(c))?.unwrap().peer, Some(bob.id()?), "what the conversation is has not changed");
     Ok(())
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use anyhow::Result;
+use sc_store::search::SearchFilter;
 use sc_testkit::{PASSPHRASE, World, password};
 use std::path::Path;
 
@@ -32,8 +33,8 @@ async fn no_byte_of_what_was_said_is_outside_the_encrypted_stores() -> Result<()
     bob.engine.send_text(c, secrets[2], Some(first.temp_id)).await?;
     alice.sees(c, secrets[2]).await?;
     alice.engine.set_draft(c, secrets[3]).await?;
-    alice.engine.read(|r| r.search(secrets[4], None, 10))?;
-    assert_eq!(alice.engine.read(|r| r.search("zebra crossing", None, 10))?.len(), 1, "the search does find it");
+    alice.engine.read(|r| r.search(secrets[4], &SearchFilter::default(), 10))?;
+    assert_eq!(alice.engine.read(|r| r.search("zebra crossing", &SearchFilter::default(), 10))?.len(), 1, "the search does find it");
     alice.settle().await?;
     bob.settle().await?;
     let mut all = Vec::new();

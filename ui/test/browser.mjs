@@ -120,6 +120,24 @@ try {
     assert(await seen('dòng 29'), 'the newest is on the screen');
   });
 
+  await test('hits are narrowed to a person, a time and a place, and a date is gone to', async () => {
+    await id('search-here').click();
+    await id('query').fill('cuối tuần');
+    await id('hit').first().waitFor();
+    assert((await id('search-where').inputValue()) !== '', 'it begins in this conversation');
+    await id('search-who').locator('option', { hasText: 'lan' }).waitFor({ state: 'attached' });
+    await check('search-facets');
+    await id('search-who').selectOption({ label: 'lan (1)' });
+    await page.waitForFunction(() => document.querySelectorAll('[data-testid=hit]').length === 1);
+    await id('search-when').selectOption('week');
+    await page.waitForFunction(() => document.querySelectorAll('[data-testid=hit]').length === 1);
+    const today = await page.evaluate(() => new Date().toLocaleDateString('sv'));
+    await id('search-date').fill(today);
+    await page.locator('[data-testid=message].target', { hasText: 'mình là Minh' }).waitFor();
+    await page.keyboard.press('Escape');
+    await page.locator('.end button').click();
+  });
+
   await test('without the server messages wait, and go out when it is back', async () => {
     stop(srv.child);
     await page.locator('[data-testid=connection][data-state=offline]').waitFor();

@@ -1,5 +1,6 @@
 //! The app behind every host: one profile, one engine, one open window.
 
+mod find;
 mod window;
 
 use self::window::Window;
@@ -300,11 +301,11 @@ impl App {
                 e.mark_read(id(&conversation)?, seq).await?;
                 Ok(Value::Null)
             }
-            Command::Search { query, conversation } => {
-                let c = conversation.as_deref().map(id::<ConversationId>).transpose()?;
-                let hits = e.read(|r| r.search(&query, c, 50))?;
-                let names = self.names(&e)?;
-                value(&hits.iter().map(|m| view::row(m, &names, None, 0)).collect::<Vec<_>>())
+            Command::Search { query, filter } => value(&self.search(&e, &query, &filter)?),
+            Command::Facets { query, filter } => value(&self.facets(&e, &query, &filter)?),
+            Command::RowAt { conversation, time } => {
+                let c = id(&conversation)?;
+                value(&e.read(|r| r.row_at(c, time))?)
             }
             Command::SafetyNumber { user } => {
                 let user: UserId = id(&user)?;

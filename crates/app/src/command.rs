@@ -166,8 +166,23 @@ pub enum Command {
     Search {
         /// Words.
         query: String,
-        /// Only here.
-        conversation: Option<String>,
+        /// Among what.
+        filter: Filter,
+    },
+    /// `FacetsView`: how the hits are spread.
+    Facets {
+        /// Words.
+        query: String,
+        /// Among what.
+        filter: Filter,
+    },
+    /// The local id of the first message sent at that time or later; of the newest one when all are older. `number | null`.
+    RowAt {
+        /// Where.
+        conversation: String,
+        /// Unix milliseconds.
+        #[ts(type = "number")]
+        time: i64,
     },
     /// `SafetyView`.
     SafetyNumber {
@@ -231,6 +246,22 @@ impl std::fmt::Debug for Command {
         let name = serde_json::to_value(self).ok().and_then(|v| v.get("type").and_then(|t| t.as_str().map(str::to_owned)));
         write!(f, "Command({})", name.unwrap_or_default())
     }
+}
+
+/// Among what is searched; nothing set: everything on this device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "Filter.ts")]
+pub struct Filter {
+    /// Only in this conversation.
+    pub conversation: Option<String>,
+    /// Only what this account wrote.
+    pub sender: Option<String>,
+    /// Only from this time on, Unix milliseconds.
+    #[ts(type = "number | null")]
+    pub since: Option<i64>,
+    /// Only before this time, Unix milliseconds.
+    #[ts(type = "number | null")]
+    pub until: Option<i64>,
 }
 
 /// What is to be reset.

@@ -113,6 +113,18 @@ pub struct ListItem {
     pub failed: u64,
 }
 
+/// How the hits of a search are spread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "FacetsView.ts")]
+pub struct FacetsView {
+    /// Conversation and hits in it, most first.
+    #[ts(type = "[string, number][]")]
+    pub conversations: Vec<(String, u64)>,
+    /// Account, its name and hits by it, most first.
+    #[ts(type = "[string, string, number][]")]
+    pub senders: Vec<(String, String, u64)>,
+}
+
 /// A quoted message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "Quote.ts")]

@@ -7,6 +7,7 @@ use sc_engine::{Engine, EngineResult};
 use sc_protocol::rest::ConversationKind;
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
 use sc_store::model::{Conversation, ConversationState, RowKind, Status};
+use sc_store::search::SearchFilter;
 use sc_store::write_model::NewMessage;
 use sc_testkit::PASSPHRASE;
 use std::path::Path;
@@ -145,7 +146,7 @@ pub async fn open(dir: &str) -> Result<()> {
     let list = engine.read(|r| r.conversations())?;
     let first = list.first().context("a conversation")?.id;
     let rows = engine.read(|r| r.rows_before(first, i64::MAX, 50))?.len();
-    let found = engine.read(|r| r.search("coffee", None, 50))?.len();
+    let found = engine.read(|r| r.search("coffee", &SearchFilter::default(), 50))?.len();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
@@ -187,7 +188,7 @@ fn figures(engine: &Engine, conversations: &[ConversationId]) -> Result<()> {
         for round in 0..40 {
             let q = list.get(round % list.len()).copied().unwrap_or_default();
             let t = Instant::now();
-            engine.read(|r| r.search(q, None, 50))?;
+            engine.read(|r| r.search(q, &SearchFilter::default(), 50))?;
             times.push(t.elapsed().as_secs_f64() * 1000.0);
         }
         let (p50, p99) = percentiles(times);

@@ -11,6 +11,7 @@ use sc_engine::{Engine, EngineError, ResetScope};
 use sc_protocol::rest::{ConversationKind, Role};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
 use sc_store::model::{Conversation, ListEntry, MessageRow, RowKind, Status, System};
+use sc_store::search::SearchFilter;
 use serde_json::json;
 use std::time::Duration;
 
@@ -349,7 +350,7 @@ impl Cli<'_> {
     }
 
     async fn search(&self, query: &str) -> Result<(), AppError> {
-        for m in self.engine()?.read(|r| r.search(query, None, 100))? {
+        for m in self.engine()?.read(|r| r.search(query, &SearchFilter::default(), 100))? {
             let sender = self.name(m.sender).await?;
             print(self.json, &message(&m, &sender), || format!("{}  {sender}: {}", m.conversation, m.body));
         }

@@ -113,7 +113,12 @@ impl<'a> Read<'a> {
         Ok(rows)
     }
 
-    fn one<T>(&self, sql: &str, params: impl rusqlite::Params, f: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> StoreResult<Option<T>> {
+    pub(crate) fn one<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        f: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> StoreResult<Option<T>> {
         Ok(self.conn.prepare_cached(sql)?.query_row(params, f).optional()?)
     }
 

@@ -197,6 +197,16 @@ search-title = Search
 search-placeholder = Words, with or without diacritics
 search-empty = Nothing found on this device.
 search-hint = Searches everything on this device.
+search-where = Where
+search-everywhere = Everywhere
+search-who = By whom
+search-anybody = Anybody
+search-when = When
+search-any-time = Any time
+search-week = Last 7 days
+search-month = Last 30 days
+search-year = Last year
+search-date = Go to a date
 # settings
 settings-title = Settings
 settings-appearance = Appearance

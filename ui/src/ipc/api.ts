@@ -3,6 +3,8 @@ import type { AppState } from './bindings/AppState';
 import type { ContactView } from './bindings/ContactView';
 import type { ConversationView } from './bindings/ConversationView';
 import type { DeviceView } from './bindings/DeviceView';
+import type { FacetsView } from './bindings/FacetsView';
+import type { Filter } from './bindings/Filter';
 import type { ListItem } from './bindings/ListItem';
 import type { PreviewView } from './bindings/PreviewView';
 import type { ReportView } from './bindings/ReportView';
@@ -46,7 +48,9 @@ export const api = {
   retry: (row: number) => host.call({ type: 'retry', row }),
   setDraft: (conversation: string, text: string) => host.call({ type: 'set_draft', conversation, text }),
   markRead: (conversation: string, seq: number) => host.call({ type: 'mark_read', conversation, seq }),
-  search: (query: string, conversation: string | null) => host.call({ type: 'search', query, conversation }) as Promise<Row[]>,
+  search: (query: string, filter: Filter) => host.call({ type: 'search', query, filter }) as Promise<Row[]>,
+  facets: (query: string, filter: Filter) => host.call({ type: 'facets', query, filter }) as Promise<FacetsView>,
+  rowAt: (conversation: string, time: number) => host.call({ type: 'row_at', conversation, time }) as Promise<number | null>,
   safetyNumber: (user: string) => host.call({ type: 'safety_number', user }) as Promise<SafetyView>,
   setVerified: (user: string, verified: boolean, number: string) => host.call({ type: 'set_verified', user, verified, number }),
   acceptIdentity: (user: string) => host.call({ type: 'accept_identity', user }),

@@ -22,6 +22,8 @@ class AppModel {
   sheet = $state<Sheet>('none');
   /** Conversation and scope the reset sheet starts with. */
   resetFor = $state<string | null>(null);
+  /** Conversation the search begins in; everywhere when there is none. */
+  searchIn = $state<string | null>(null);
   replyTo = $state<{ tempId: string; sender: string; text: string } | null>(null);
   contactsRevision = $state(0);
   devicesRevision = $state(0);
@@ -47,6 +49,12 @@ class AppModel {
     root.style.setProperty('--row', state.settings.compact ? '48px' : '68px');
     setLanguage(state.settings.language);
     if (entered) void this.refreshList();
+  }
+
+  /** Opens the search, in one conversation or everywhere. */
+  search(conversation: string | null): void {
+    this.searchIn = conversation;
+    this.panel = 'search';
   }
 
   set(state: AppState): void {
