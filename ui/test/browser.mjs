@@ -259,6 +259,8 @@ try {
           await check(name('list'));
           await id('open-search').click();
           await check(name('search'));
+          const field = await id('query').boundingBox();
+          assert(field.y < 80 && field.width > 150, `${name('search')} has its field on top`);
           await escape();
           await id('open-new').click();
           await check(name('new'));
