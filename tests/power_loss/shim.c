@@ -6,7 +6,7 @@
  * Names are durable at once, as on a file system with a journal; contents are not. File names are flat: the programs under
  * test keep their files in one folder.
  *
- * While the file $POWER_LOSS_EIO exists, every sync below the folder fails with EIO and keeps nothing. */
+ * While the file $POWER_LOSS_EIO exists, every sync of the program fails with EIO and keeps nothing. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -60,6 +60,13 @@ async fn agree(people: &[&Person], c: ConversationId, members: usize) -> Result<
     Ok(())
 }
 
+/// Resolves when the process has ended.
+async fn died(server: &mut Server) {
+    while server.0.try_wait().ok().flatten().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Does `what` again and again, the server killed one step later each time, until it comes through; answers how many steps.
 async fn every_step<F, R>(s: &Steps, server: &mut Server, people: &[&Person], c: ConversationId, what: F) -> Result<u32>
 where
@@ -70,20 +77,21 @@ where
         s.kill_before(n)?;
         let members = what(n).await?;
         let mut killed = false;
-        let settled = async {
+        let done = async {
             for p in people {
                 p.settle().await?;
             }
-            anyhow::Ok(())
+            // What comes after the last acknowledgement is a step too.
+            agree(people, c, members).await
         };
         tokio::select! {
-            r = settled => r?,
-            () = async { while server.0.try_wait().ok().flatten().is_none() { tokio::time::sleep(Duration::from_millis(5)).await } } => killed = true,
+            r = done => r?,
+            () = died(server) => killed = true,
         }
         if killed {
             *server = s.start()?.0;
+            agree(people, c, members).await?;
         }
-        agree(people, c, members).await?;
         if !killed {
             ensure!(n > 10, "only {n} steps were found");
             // What is left of the count must not hit what follows.

@@ -102,6 +102,7 @@ try {
     await w.click('open-settings');
     await w.click('passphrase-open');
     await w.type('passphrase-new', PASSPHRASE);
+    await w.type('passphrase-repeat', PASSPHRASE);
     await w.click('passphrase-set');
     await w.id('passphrase-done');
     await w.shot('passphrase-added');

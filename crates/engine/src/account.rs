@@ -126,9 +126,10 @@ mod secret_bytes {
 }
 
 impl Prepared {
-    fn new(crypto: &Crypto, account: Account) -> EngineResult<Self> {
+    /// With new key packages; private halves made before stay in `kept`.
+    fn new(crypto: &Crypto, account: Account, kept: ScratchStore) -> EngineResult<Self> {
         let own = account.own();
-        let storage = KvStorage(ScratchStore::default());
+        let storage = KvStorage(kept);
         let cx = Context { crypto, storage: &storage, device: &own.device, certificate: &own.certificate };
         let mut key_packages = Vec::new();
         for suite in [suite::HYBRID, suite::CLASSIC] {
@@ -140,9 +141,14 @@ impl Prepared {
         Ok(Self { account, key_packages, scratch, made: crate::now_ms() })
     }
 
-    /// The same account and device; with new key packages when those it has grow too old to be taken.
+    /// The same account and device; with new key packages when those it has grow too old to be taken. The private halves of
+    /// the old ones stay: the server may have taken those and only its answer was lost.
     pub fn renewed(self, crypto: &Crypto) -> EngineResult<Self> {
-        if (crate::now_ms() - self.made).abs() < PACKAGE_AGE_MS { Ok(self) } else { Self::new(crypto, self.account) }
+        if (crate::now_ms() - self.made).abs() < PACKAGE_AGE_MS {
+            return Ok(self);
+        }
+        let kept = ScratchStore::from_bytes(&self.scratch).map_err(sc_e2ee::E2eeError::mls)?;
+        Self::new(crypto, self.account, kept)
     }
 
     /// A new account.
@@ -158,7 +164,7 @@ impl Prepared {
             former: Vec::new(),
             server_key: server.external_sender.to_vec(),
         };
-        Self::new(crypto, account)
+        Self::new(crypto, account, ScratchStore::default())
     }
 
     /// A new identity for an account (reset level 3): nothing of the old keys signs the new ones.
@@ -166,7 +172,7 @@ impl Prepared {
         let (identity, device) = (AccountIdentity::generate(&mut OsRng), DeviceKeys::generate(&mut OsRng));
         let former =
             account.former.iter().copied().chain(account.identity.as_ref().map(|s| AccountIdentity::from_seed(s).public())).collect();
-        Self::new(crypto, Account { device, identity: Some(identity.seed()), former, ..account.clone() })
+        Self::new(crypto, Account { device, identity: Some(identity.seed()), former, ..account.clone() }, ScratchStore::default())
     }
 
     /// Puts the private halves of the key packages where a Welcome finds them.

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
+use zeroize::Zeroizing;
 
 const ACCOUNT: &str = "account";
 const SESSION: &str = "session";
@@ -79,8 +80,8 @@ fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn cbor<T: Serialize>(v: &T) -> EngineResult<Vec<u8>> {
-    jobs::encode(v)
+fn cbor<T: Serialize>(v: &T) -> EngineResult<Zeroizing<Vec<u8>>> {
+    jobs::encode(v).map(Zeroizing::new)
 }
 
 impl Engine {
@@ -321,7 +322,16 @@ impl Engine {
     /// Keeps what is being written.
     pub async fn set_draft(&self, id: ConversationId, draft: &str) -> EngineResult<()> {
         let draft: String = draft.chars().take(limits::TEXT_CHARS).collect();
-        self.0.db.write(move |cx| Ok(cx.w.set_draft(id, &draft)?)).await
+        self.0
+            .db
+            .write(move |cx| {
+                if cx.r().conversation(id)?.is_some_and(|c| c.draft != draft) {
+                    cx.w.set_draft(id, &draft)?;
+                    cx.changed(id);
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Everything up to `seq` was read.

@@ -7,9 +7,11 @@
 //! | – | – | answers | – | a new key, kept in the keyring |
 //! | – | – | – | given | a new key, wrapped by the passphrase |
 //! | – | – | – | – | [`Opening::NeedsPassphrase`] (new) |
-//! | there | any | slot opens | any | open |
-//! | there | any | – | fits | open |
-//! | there | any | – | none | [`Opening::NeedsPassphrase`]; without a passphrase slot [`Opening::KeyringSilent`] |
+//! | there | any | any | given, has a slot | open, or [`Opening::WrongPassphrase`] |
+//! | there | any | slot opens | – | open |
+//! | there | any | silent or no entry | –, has a slot | [`Opening::NeedsPassphrase`] |
+//! | there | any | silent | –, no slot | [`Opening::KeyringSilent`] |
+//! | there | any | no entry | –, no slot | [`Opening::KeyLost`] |
 //! | – | there | | | [`Opening::KeyLost`]: never an empty app over an existing store |
 
 use crate::{EngineError, EngineResult};
@@ -24,7 +26,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 const SERVICE: &str = "org.secureconnect.messenger";
-/// A keyring may ask the user something; after this the passphrase is asked for instead.
+/// A keyring may ask the user something; after this it counts as silent.
 const KEYRING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An opened profile.
@@ -95,6 +97,14 @@ pub fn open(dir: &Path, passphrase: Option<&str>, use_keyring: bool) -> EngineRe
         }
         return create(dir, &keys_path, &store_path, passphrase, use_keyring, lock);
     };
+    // A passphrase that was given is tried first: a keyring that hangs must not delay it.
+    if let Some(passphrase) = passphrase.filter(|_| slots.has(SlotKind::Passphrase)) {
+        return match slots.open_passphrase(passphrase) {
+            Ok(key) => finish(dir, &store_path, &key, lock),
+            Err(StoreError::Keys(_)) => Ok(Opening::WrongPassphrase),
+            Err(e) => Err(e.into()),
+        };
+    }
     let mut silent = slots.has(SlotKind::Keyring) && !use_keyring;
     if slots.has(SlotKind::Keyring) && use_keyring {
         let account = keyring_account(dir, &slots);
@@ -112,12 +122,7 @@ pub fn open(dir: &Path, passphrase: Option<&str>, use_keyring: bool) -> EngineRe
     if !slots.has(SlotKind::Passphrase) {
         return Ok(if silent { Opening::KeyringSilent } else { Opening::KeyLost { why: "wrong_key" } });
     }
-    let Some(passphrase) = passphrase else { return Ok(Opening::NeedsPassphrase { new: false }) };
-    match slots.open_passphrase(passphrase) {
-        Ok(key) => finish(dir, &store_path, &key, lock),
-        Err(StoreError::Keys(_)) => Ok(Opening::WrongPassphrase),
-        Err(e) => Err(e.into()),
-    }
+    Ok(Opening::NeedsPassphrase { new: false })
 }
 
 fn create(
@@ -156,18 +161,20 @@ fn finish(dir: &Path, store_path: &Path, key: &DatabaseKey, lock: File) -> Engin
 }
 
 /// Sets or changes the passphrase that opens an existing profile, beside the keyring where there is one. `current` is the
-/// passphrase of now, needed where the keyring does not give the key.
+/// passphrase of now; without it the keyring is asked for the key.
 pub fn set_passphrase(dir: &Path, current: Option<&str>, new: &str) -> EngineResult<()> {
     let path = dir.join("keys.json");
     let mut slots = KeySlots::load(&path)?.ok_or(StoreError::Keys("no key file"))?;
-    let key = if slots.has(SlotKind::Passphrase) {
-        slots.open_passphrase(current.unwrap_or_default())?
-    } else {
-        let account = keyring_account(dir, &slots);
-        let Ring::Got(secret) = keyring(move || read_keyring(&account)) else {
-            return Err(StoreError::Keys("the keyring does not answer").into());
-        };
-        slots.open_keyring(&secret)?
+    let key = match current.filter(|_| slots.has(SlotKind::Passphrase)) {
+        Some(current) => slots.open_passphrase(current)?,
+        None if slots.has(SlotKind::Keyring) => {
+            let account = keyring_account(dir, &slots);
+            let Ring::Got(secret) = keyring(move || read_keyring(&account)) else {
+                return Err(EngineError::invalid("KEYRING_SILENT", "The system's keyring does not answer. Unlock it and try again."));
+            };
+            slots.open_keyring(&secret)?
+        }
+        None => return Err(StoreError::Keys("the current passphrase is needed").into()),
     };
     slots.set_passphrase(&key, new, &mut OsRng)?;
     slots.save(&path)?;
@@ -219,11 +226,11 @@ fn keyring<T: Send + 'static>(f: impl FnOnce() -> Result<T, keyring_core::Error>
         Ok(Ok(v)) => Ring::Got(v),
         Ok(Err(keyring_core::Error::NoEntry)) => Ring::NoEntry,
         Ok(Err(cause)) => {
-            tracing::info!(%cause, "the keyring does not answer; a passphrase is used");
+            tracing::info!(%cause, "the keyring does not answer");
             Ring::NoAccess
         }
         Err(_) => {
-            tracing::info!("the keyring did not answer in time; a passphrase is used");
+            tracing::info!("the keyring did not answer in time");
             Ring::NoAccess
         }
     }

@@ -39,8 +39,14 @@ impl FromRequestParts<App> for Network {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Self::Rejection> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |c| c.0.ip());
-        let told = if app.config.behind_proxy { forwarded(parts) } else { None };
-        Ok(Self::of(told.unwrap_or(peer)))
+        let told = forwarded(parts);
+        if told.is_some() && !app.config.behind_proxy && peer.is_loopback() {
+            static ONCE: std::sync::Once = std::sync::Once::new();
+            ONCE.call_once(|| {
+                tracing::warn!("a proxy forwards to this server: set behind_proxy, or everybody shares one limit of log-ins")
+            });
+        }
+        Ok(Self::of(told.filter(|_| app.config.behind_proxy).unwrap_or(peer)))
     }
 }
 

@@ -50,7 +50,14 @@ pub async fn open_writer(o: &Options) -> Result<SqliteConnection, sqlx::Error> {
 /// Brings everything in the write-ahead log into the file and syncs both. At the start: a log that a failed sync left behind
 /// may be in the kernel's memory only, though it reads well.
 pub async fn settle(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(conn).await.map(|_| ())
+    for _ in 0..20 {
+        let busy: i64 = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *conn).await?.try_get(0)?;
+        if busy == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Err(sqlx::Error::Protocol("another program reads the database and does not let go of it; stop it and start again".into()))
 }
 
 /// Opens the readers; the writer must have been opened before.

@@ -97,7 +97,7 @@ impl From<sqlx::Error> for ApiError {
 /// The answer while nothing can be stored.
 #[must_use]
 pub fn storage_failed() -> ApiError {
-    ApiError::new(ErrorCode::StorageFull, "The server's disk is full or failing. Nothing was stored; try again later.")
+    ApiError::new(ErrorCode::StorageFull, "The server's disk is full or failing. Nothing was acknowledged; try again later.")
 }
 
 /// True for SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC: the disk may not hold what it was given.

@@ -7,7 +7,9 @@
 //! * [`log`]: the only writer, and the readers.
 //! * [`mls`]: checks every handshake against MLS and the policy of the conversation.
 //! * [`auth`]: OPAQUE, tokens, sessions.
+//! * [`limiter`], [`address`]: who may ask how often.
 //! * [`routes`], [`gateway`], [`hub`]: what clients talk to.
+//! * [`operator`]: what is done beside a running server.
 
 pub mod address;
 pub mod auth;

@@ -79,7 +79,8 @@ impl Server {
         Ok(Self { addr, app, stop, accept, writer: writer_task })
     }
 
-    /// Stops; everything acknowledged, and everything queued, is durable when this returns.
+    /// Stops; everything acknowledged, and everything queued, is durable when this returns; after a failed sync what is queued
+    /// is refused instead.
     pub async fn stop(self) {
         self.app.hub.close();
         let _ = self.stop.send(true);

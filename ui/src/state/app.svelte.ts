@@ -62,14 +62,32 @@ class AppModel {
   }
 
   /** What was told about single conversations while the whole list is asked for: the answer may be older. */
-  #told: ListItem[] | null = null;
+  #told: ListItem[] = [];
+  #refreshing: Promise<void> | null = null;
+  #once = false;
 
+  /** Asks for the whole list; asked for while it is asked for, it is asked for once more after that. */
   async refreshList(): Promise<void> {
-    this.#told ??= [];
-    this.list = await api.conversations();
-    const told = this.#told;
-    this.#told = null;
-    for (const item of told ?? []) this.#place(item);
+    if (this.#refreshing) {
+      this.#once = true;
+      return this.#refreshing;
+    }
+    this.#refreshing = this.#refresh();
+    try {
+      await this.#refreshing;
+    } finally {
+      this.#refreshing = null;
+      this.#told = [];
+    }
+  }
+
+  async #refresh(): Promise<void> {
+    do {
+      this.#once = false;
+      this.#told = [];
+      this.list = await api.conversations();
+      for (const item of this.#told.splice(0)) this.#place(item);
+    } while (this.#once);
     if (this.listLoaded) return;
     this.listLoaded = true;
     // For whoever measures a start (User Timing): the frame with the list has been drawn.
@@ -79,7 +97,7 @@ class AppModel {
 
   /** Puts a conversation where it belongs: newest activity first. */
   #place(item: ListItem): void {
-    this.#told?.push(item);
+    if (this.#refreshing) this.#told.push(item);
     const rest = this.list.filter((c) => c.id !== item.id);
     const at = rest.findIndex((c) => c.time < item.time || (c.time === item.time && c.id > item.id));
     this.list = at < 0 ? [...rest, item] : rest.toSpliced(at, 0, item);
@@ -113,8 +131,8 @@ class AppModel {
     this.replyTo = null;
     if (this.panel === 'card') this.panel = 'none';
     const [view, show] = await Promise.all([api.conversation(id), timeline.prepare(id, around)]);
-    if (this.openId !== id) return;
-    show();
+    // Rows and header change together or not at all: of several openings only the last one shows.
+    if (this.openId !== id || !show()) return;
     this.open = view;
   }
 

@@ -26,14 +26,14 @@ class TimelineModel {
   #turn = 0;
   #early: TimelineUpdate[] = [];
 
-  /** Reads a conversation; what it answers shows it, so that nothing of two conversations is ever drawn together. */
-  async prepare(conversation: string, around: number | null): Promise<() => void> {
+  /** Reads a conversation. What it answers shows it and says so; not when another was asked for since. */
+  async prepare(conversation: string, around: number | null): Promise<() => boolean> {
     this.#opening = conversation;
     const turn = ++this.#turn;
     this.#early = [];
     const update = await api.openTimeline(conversation, around);
     return () => {
-      if (turn !== this.#turn) return;
+      if (turn !== this.#turn) return false;
       this.#opening = null;
       this.conversation = conversation;
       this.#take(update);
@@ -42,10 +42,13 @@ class TimelineModel {
       this.loaded = true;
       this.opened += 1;
       for (const early of this.#early) this.apply(early);
+      return true;
     };
   }
 
   async #again(): Promise<void> {
+    // Another one is on its way: that is what will be shown.
+    if (this.#opening !== null) return;
     if (this.conversation) (await this.prepare(this.conversation, null))();
   }
 

@@ -20,7 +20,7 @@ use sc_e2ee::content::{Content, Message, Text};
 use sc_e2ee::group::{Leaf, Received};
 use sc_protocol::frame::{Envelope, EnvelopeKind};
 use sc_protocol::rest::ConversationKind;
-use sc_protocol::{ConversationId, TempId, UnixMillis};
+use sc_protocol::{ConversationId, TempId, UnixMillis, UserId};
 use sc_store::model::{Conversation, ConversationState, RowKind, Status, System};
 use sc_store::write_model::NewMessage;
 
@@ -206,7 +206,8 @@ fn content(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, bytes
         Content::ResendAnswer(a) => resent(cx, c, sender, &a)?,
         Content::SessionRefreshed => cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionRefreshed { who: sender.user })?,
         _ => {
-            let row = NewMessage { kind: RowKind::Unknown, raw: Some(bytes), ..row(c, e, sender, m.temp_id, "") };
+            let status = status_of(cx, sender.user)?;
+            let row = NewMessage { kind: RowKind::Unknown, raw: Some(bytes), status, ..row(c, e, sender, m.temp_id, "") };
             cx.w.insert_message(&row)?;
         }
     }
@@ -230,8 +231,13 @@ fn row<'m>(c: &Conversation, e: &Envelope, sender: &Leaf, temp_id: TempId, body:
     }
 }
 
+/// What this account wrote, on whichever device, is sent; only what others wrote can be unread.
+fn status_of(cx: &Cx<'_>, sender: UserId) -> EngineResult<Status> {
+    Ok(if sender == cx.own()?.user { Status::Sent } else { Status::Received })
+}
+
 fn insert_text(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, temp_id: TempId, t: &Text) -> EngineResult<()> {
-    let status = if sender.user == cx.own()?.user { Status::Sent } else { Status::Received };
+    let status = status_of(cx, sender.user)?;
     cx.w.insert_message(&NewMessage { reply_to: t.reply_to, status, ..row(c, e, sender, temp_id, &t.body) })?;
     Ok(())
 }
@@ -257,7 +263,7 @@ fn undecryptable(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, cause: &str) -
         body: "",
         reply_to: None,
         sent_at: e.sent_at,
-        status: Status::Received,
+        status: status_of(cx, e.sender_user)?,
         cause,
         raw: None,
     })?;
@@ -365,8 +371,8 @@ pub fn queue_rejoin(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
 
 /// An envelope of this very device, met while catching up.
 fn own_envelope(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
-    let known =
-        cx.r().job_by_temp_id(e.temp_id)?.is_some() || cx.r().message(c.id, e.temp_id)?.is_some_and(|m| m.status != Status::Received);
+    let shown = |m: sc_store::model::MessageRow| m.status != Status::Received && m.kind != RowKind::Undecryptable;
+    let known = cx.r().job_by_temp_id(e.temp_id)?.is_some() || cx.r().message(c.id, e.temp_id)?.is_some_and(shown);
     if known {
         return own(cx, c.id, e.temp_id, e.seq, e.sent_at, todo);
     }

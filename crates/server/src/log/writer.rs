@@ -180,7 +180,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the task. It ends, with everything queued committed, when the last handle is gone.
+    /// Starts the task. It ends, with everything queued committed (or refused, once a sync has failed), when the last handle is gone.
     pub fn spawn(conn: SqliteConnection, db: db::Options, hub: Arc<Hub>, metrics: Arc<Metrics>) -> (Self, tokio::task::JoinHandle<()>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let cx = WriteCx { conn, now: now_ms(), convs: HashMap::new(), touched: HashSet::new(), effects: Vec::new(), disk_failed: false };
