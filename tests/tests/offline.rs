@@ -47,6 +47,6 @@ async fn a_device_that_was_away_gets_exactly_what_it_missed() -> Result<()> {
     let bob = sc_testkit::Person::open(&dir, "bob").await?;
     bob.sees(c, "missed 249").await?;
     assert_eq!(alice.texts(c)?, bob.texts(c)?);
-    assert_eq!(bob.engine.read(|r| r.search("missed 24", None, 50))?.len(), 11);
+    assert_eq!(bob.engine.read(|r| r.search("missed 24", &sc_store::search::SearchFilter::default(), 50))?.len(), 11);
     Ok(())
 }
