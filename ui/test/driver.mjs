@@ -1,9 +1,10 @@
 // The built app under Xvfb, driven by WebDriver through WebKitWebDriver.
 import { spawn } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { assert, dir, shots } from './kit.mjs';
 
+const axe = readFileSync(join(import.meta.dirname, '../node_modules/axe-core/axe.min.js'), 'utf8');
 const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
 const display = process.env.DISPLAY || ':97';
 const own = [];
@@ -82,6 +83,16 @@ export async function openWindow(bin, profile, { bus = 'unix:path=/nonexistent' 
       script(`const i = document.querySelector('[data-testid=${name}]'); i.value = arguments[0]; i.dispatchEvent(new Event('input', { bubbles: true }))`, text),
     text: () => script('return document.body.innerText'),
     shot: async (name) => writeFileSync(join(shots, `window-${name}.png`), Buffer.from(await wd('GET', `${s}/screenshot`), 'base64')),
+    /** Takes a picture and runs axe: nothing serious may be wrong. */
+    async check(name) {
+      await pause(200);
+      await this.shot(name);
+      const found = await wd('POST', `${s}/execute/async`, {
+        script: `const done = arguments[0]; ${axe}; axe.run(document, { resultTypes: ['violations'] }).then((r) => done(r.violations.filter((v) => v.impact === 'serious' || v.impact === 'critical').map((v) => v.id + ': ' + v.nodes.map((n) => n.html.slice(0, 120)).join(' | '))), (e) => done([String(e)]));`,
+        args: [],
+      });
+      assert(found.length === 0, `axe on ${name}: ${found.join('; ')}`);
+    },
     /** Closes the window and waits until its process has ended. */
     async close() {
       await wd('DELETE', s).catch(() => undefined);

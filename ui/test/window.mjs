@@ -19,7 +19,7 @@ try {
   await step('the window opens and asks for a passphrase, as no keyring answers', async () => {
     await w.id('passphrase');
     console.log(`    first screen after ${Date.now() - w.started} ms (driver included)`);
-    await w.shot('passphrase');
+    await w.check('passphrase');
     await w.type('passphrase', PASSPHRASE);
     await w.click('unlock');
   });
@@ -27,10 +27,10 @@ try {
     await w.type('username', 'minh');
     await w.type('password', PASSWORD);
     await w.fill('server', srv.url);
-    await w.shot('welcome');
+    await w.check('welcome');
     await w.click('submit');
     await w.id('list-empty');
-    await w.shot('empty');
+    await w.check('empty');
   });
   await step('messages go both ways', async () => {
     await w.click('open-new');
@@ -45,7 +45,7 @@ try {
     await cli(bin, 'lan', srv.url, ['send', 'minh', 'Chào Minh, gặp nhau ở Hồ Gươm nhé!', '--wait']);
     await until('the answer is drawn', async () => (await w.text()).includes('Hồ Gươm'));
     await until('the bar knows that it is online', () => w.find('[data-testid=connection][data-state=online]'), 5_000);
-    await w.shot('conversation');
+    await w.check('conversation');
   });
   await step('the safety number is the one Lan sees', async () => {
     await w.click('open-card');
@@ -54,14 +54,14 @@ try {
     assert(digits === lan.number, 'both see the same digits');
     await w.click('verify');
     await w.id('unverify');
-    await w.shot('card');
+    await w.check('card');
   });
   await step('the session is reset from the card', async () => {
     await w.click('card-reset');
     await w.click('reset-next');
     await w.click('reset-confirm');
     await w.id('reset-done');
-    await w.shot('reset');
+    await w.check('reset');
     await w.click('reset-done');
     await cli(bin, 'lan', srv.url, ['send', 'minh', 'khóa mới chạy tốt', '--wait']);
     await until('a message under the new keys', async () => (await w.text()).includes('khóa mới chạy tốt'));
@@ -93,7 +93,7 @@ try {
     await w.id('open-again');
     await w.click('open-again');
     await until('it says that it still does not answer', async () => (await w.text()).includes('still does not answer'));
-    await w.shot('keyring-silent');
+    await w.check('keyring-silent');
     await w.close();
   });
   await step('a passphrase beside the keyring opens the store without it', async () => {
@@ -105,7 +105,7 @@ try {
     await w.type('passphrase-repeat', PASSPHRASE);
     await w.click('passphrase-set');
     await w.id('passphrase-done');
-    await w.shot('passphrase-added');
+    await w.check('passphrase-added');
     await w.close();
     w = await openWindow(bin, hoa);
     await w.type('passphrase', PASSPHRASE);
@@ -121,7 +121,7 @@ try {
     await tool('secret-tool', ['clear', 'service', 'org.secureconnect.messenger'], ring.env);
     w = await openWindow(bin, lost, { bus: ring.address });
     await w.id('start-anew');
-    await w.shot('key-lost');
+    await w.check('key-lost');
     await w.click('start-anew');
     await w.id('welcome');
     assert(readdirSync(lost).some((n) => n.startsWith('set-aside-') && readdirSync(join(lost, n)).includes('store.db')), 'the old store is still there');

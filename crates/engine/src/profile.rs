@@ -258,3 +258,30 @@ fn write_keyring(account: &str, secret: &[u8]) -> Result<(), keyring_core::Error
     entry(account)?.set_password(&text)?;
     if read_keyring(account)?.as_slice() == secret { Ok(()) } else { Err(keyring_core::Error::NoEntry) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passphrase_is_changed_with_the_one_before_and_nothing_else_opens_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let opens = |p: Option<&str>| match open(dir.path(), p, false).unwrap() {
+            Opening::Open(_) => "open",
+            Opening::NeedsPassphrase { new: true } => "new",
+            Opening::NeedsPassphrase { new: false } => "locked",
+            Opening::WrongPassphrase => "wrong",
+            Opening::KeyringSilent => "silent",
+            Opening::KeyLost { why } => why,
+        };
+        assert_eq!((opens(None), opens(Some("một")), opens(None), opens(Some("hai"))), ("new", "open", "locked", "wrong"));
+        for current in [None, Some("hai"), Some("")] {
+            assert_eq!(set_passphrase(dir.path(), current, "ba").unwrap_err().code(), "WRONG_KEY", "{current:?}");
+        }
+        set_passphrase(dir.path(), Some("một"), "ba").unwrap();
+        assert_eq!((opens(Some("một")), opens(Some("ba"))), ("wrong", "open"));
+        std::fs::remove_file(dir.path().join("keys.json")).unwrap();
+        assert_eq!((opens(Some("ba")), opens(None)), ("no_key_file", "no_key_file"));
+    }
+}
