@@ -168,6 +168,32 @@ try {
     await page.getByTestId('system').filter({ hasText: 'renewed' }).first().waitFor();
   });
 
+  await test('a second device is linked by its code, and removed only after being asked', async () => {
+    const second = ['--json', '--server', srv.url, '--profile', join(dir, 'minh-2')];
+    const env = { SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD };
+    const login = await start(join(bin, 'secureconnect-cli'), [...second, 'login', 'minh', '--wait', '60'], { env, match: /pending/ });
+    const { code } = JSON.parse(login.line);
+    const linked = new Promise((ended) => login.child.on('exit', ended));
+    await id('open-settings').click();
+    await id('device-code').waitFor();
+    await id('device-code').fill(code.replace(/^\d/, (d) => String((Number(d) + 1) % 10)));
+    await id('device-approve').click();
+    await page.getByText('not the one').first().waitFor();
+    await check('device-wrong-code');
+    await id('device-code').fill(code);
+    await id('device-approve').click();
+    await id('device-revoke').waitFor();
+    assert((await linked) === 0, 'the other device is linked');
+    await cli(bin, 'minh-2', srv.url, ['sync']);
+    await id('device-revoke').click();
+    await check('device-revoke');
+    await id('device-revoke-confirm').click();
+    await id('device-revoke').waitFor({ state: 'detached' });
+    const refused = await cli(bin, 'minh-2', srv.url, ['sync']).then(() => '', String);
+    assert(/UNAUTHENTICATED|REFRESH_REUSED/.test(refused), `a removed device is refused: ${refused}`);
+    await page.keyboard.press('Escape');
+  });
+
   await test('a group is made and titled', async () => {
     await id('open-new').click();
     await id('new-group').click();

@@ -16,7 +16,7 @@ pub mod search;
 mod write;
 
 pub use read::Read;
-pub use write::Write;
+pub use write::{UNSENT, Write};
 /// Rows to be written.
 pub mod write_model {
     pub use crate::write::NewMessage;

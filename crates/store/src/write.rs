@@ -9,7 +9,7 @@ use sc_protocol::rest::{ConversationKind, MemberInfo};
 use sc_protocol::{ConversationId, DeviceId, TempId, UnixMillis, UserId};
 
 /// Unsent rows come after everything that has a place in the log.
-const UNSENT: i64 = 1 << 62;
+pub const UNSENT: i64 = 1 << 62;
 
 /// A message to be stored.
 #[derive(Debug, Clone)]

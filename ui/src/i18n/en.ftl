@@ -236,6 +236,7 @@ settings-device-code = Code: { $code }
 settings-device-approve = Approve
 settings-device-enter = Enter the 30 digits the new device shows
 settings-device-revoke = Remove { $name }
+settings-device-revoke-text = { $name } is logged out and gets nothing that is written from now on. To use it again it has to be linked anew.
 settings-device-seen = Last connected { $time }
 settings-account = Account
 settings-keys = Keyboard

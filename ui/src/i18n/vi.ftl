@@ -210,6 +210,7 @@ settings-device-code = Mã: { $code }
 settings-device-approve = Chấp thuận
 settings-device-enter = Nhập 30 chữ số mà máy mới đang hiện
 settings-device-revoke = Gỡ { $name }
+settings-device-revoke-text = { $name } bị đăng xuất và không nhận được gì viết từ bây giờ. Muốn dùng lại thì phải liên kết lại.
 settings-device-seen = Kết nối lần cuối { $time }
 settings-account = Tài khoản
 settings-keys = Bàn phím

@@ -7,6 +7,7 @@ use crate::timeline::{self, Delta, PAGE, TimelineUpdate, WINDOW};
 use crate::view::{self, Names, Row};
 use sc_engine::Engine;
 use sc_protocol::ConversationId;
+use sc_store::UNSENT;
 use sc_store::model::MessageRow;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +22,12 @@ pub(super) struct Window {
     has_before: bool,
     revision: u32,
     first_unread: Option<i64>,
+}
+
+/// Where a window begins. A message that waits stands after every place there is and goes to its place once it has one:
+/// a window of such messages only begins before everything.
+fn begin(messages: &[MessageRow]) -> i64 {
+    messages.first().filter(|m| m.pos < UNSENT).map_or(0, |m| m.pos)
 }
 
 impl App {
@@ -64,7 +71,7 @@ impl App {
         })?;
         let rows = self.rows(e, &names, c, &messages)?;
         let revision = self.0.revision.fetch_add(1_000, Ordering::Relaxed);
-        let (first, last) = (messages.first().map_or(0, |m| m.pos), messages.last().map_or(0, |m| m.pos));
+        let (first, last) = (begin(&messages), messages.last().map_or(0, |m| m.pos));
         let has_before = first > 0 && !e.read(|r| r.rows_before(c, first, 1))?.is_empty();
         let update = TimelineUpdate {
             conversation: c.to_string(),
@@ -104,7 +111,7 @@ impl App {
         let mut guard = self.0.window.lock().await;
         let Some(w) = guard.as_mut() else { return Ok(()) };
         let newest = e.read(|r| r.rows_before(w.conversation, i64::MAX, PAGE))?;
-        w.first = newest.first().map_or(0, |m| m.pos);
+        w.first = begin(&newest);
         w.follows = true;
         self.redraw(e, w)
     }
@@ -122,7 +129,7 @@ impl App {
         if messages.len() as u32 > WINDOW {
             messages.drain(..messages.len() - WINDOW as usize);
         }
-        w.first = messages.first().map_or(0, |m| m.pos);
+        w.first = begin(&messages);
         w.last = messages.last().map_or(0, |m| m.pos);
         let rows = self.rows(e, &names, c, &messages)?;
         let has_before = w.first > 0 && !e.read(|r| r.rows_before(c, w.first, 1))?.is_empty();
