@@ -22,8 +22,8 @@ impl Drawn {
         self.revision = u.revision;
         match u.delta {
             Delta::Reset { rows } => self.rows = rows,
-            Delta::Splice { at, remove, rows } => drop(self.rows.splice(at as usize..(at + remove) as usize, rows)),
-            Delta::Patch { at, row } => self.rows[at as usize] = *row,
+            Delta::Splice { at, remove, rows } => drop(self.rows.splice(at..at + remove, rows)),
+            Delta::Patch { at, row } => self.rows[at] = *row,
         }
     }
 
