@@ -26,6 +26,13 @@ describe('texts', () => {
     }
   });
 
+  it('are all used', () => {
+    const files = ['src/components', 'src/i18n', 'src/state'].flatMap((d) => readdirSync(d).map((f) => join(d, f))).filter((f) => !f.endsWith('.ftl'));
+    const source = [...files, 'src/App.svelte'].map((f) => readFileSync(f, 'utf8')).join('\n');
+    const begun = [...source.matchAll(/`([a-z][\w-]*-)\$\{/g)].map((m) => m[1] ?? '');
+    expect(keys(read('en')).filter((k) => k && !source.includes(`'${k}'`) && !begun.some((b) => k.startsWith(b)))).toEqual([]);
+  });
+
   it('says every system line and every reason in words', async () => {
     const { systemText } = await import('../src/components/system');
     const { setLanguage } = await import('../src/i18n/index.svelte');

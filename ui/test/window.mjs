@@ -113,6 +113,25 @@ try {
     await w.id('list-empty');
     await w.close();
   });
+  await step('a passphrase that was forgotten is replaced while the keyring answers', async () => {
+    w = await openWindow(bin, hoa, { bus: ring.address });
+    await w.click('open-settings');
+    await w.click('passphrase-open');
+    await w.type('passphrase-new', 'another phrase');
+    await w.type('passphrase-repeat', 'another phrase');
+    await w.check('passphrase-forgotten');
+    await w.click('passphrase-set');
+    await w.id('passphrase-done');
+    await w.close();
+    w = await openWindow(bin, hoa);
+    await w.type('passphrase', PASSPHRASE);
+    await w.click('unlock');
+    await w.id('error');
+    await w.type('passphrase', 'another phrase');
+    await w.click('unlock');
+    await w.id('list-empty');
+    await w.close();
+  });
   await step('a key that is lost is explained, and nothing is deleted', async () => {
     const lost = join(dir, 'mai');
     w = await openWindow(bin, lost, { bus: ring.address });

@@ -7,7 +7,7 @@ use self::window::Window;
 use crate::AppError;
 use crate::command::{AppEvent, Command, Scope};
 use crate::settings::Settings;
-use crate::view::{self, AppState, Connection, ContactView, DeviceView, ListItem, Names, Phase, PreviewView, Protection, ReportView};
+use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Phase, PreviewView, Protection, ReportView};
 use sc_engine::profile::{self, Opening};
 use sc_engine::{ConnectionState, Engine, Event, ResetScope};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
@@ -451,13 +451,10 @@ impl App {
         }
         if list || changed.len() > ITEMS {
             send(AppEvent::List);
-        } else {
-            for c in changed {
-                match self.item(engine, c) {
-                    Ok(Some(item)) => send(AppEvent::Item { item: Box::new(item) }),
-                    Ok(None) => send(AppEvent::List),
-                    Err(cause) => tracing::error!(%cause, "the list could not be drawn"),
-                }
+        } else if !changed.is_empty() {
+            match self.items(engine, &changed) {
+                Ok(items) => items.into_iter().for_each(send),
+                Err(cause) => tracing::error!(%cause, "the list could not be drawn"),
             }
         }
         let mut guard = self.0.window.lock().await;
@@ -469,9 +466,14 @@ impl App {
         }
     }
 
-    fn item(&self, engine: &Engine, c: ConversationId) -> Result<Option<ListItem>, AppError> {
+    /// What tells of these conversations in the list; one that is gone asks for the list anew.
+    fn items(&self, engine: &Engine, changed: &[ConversationId]) -> Result<Vec<AppEvent>, AppError> {
         let names = self.names(engine)?;
-        Ok(engine.read(|r| r.list_entry(c))?.map(|l| view::list_item(&l, &names)))
+        let told = |c: &ConversationId| {
+            let entry = engine.read(|r| r.list_entry(*c))?;
+            Ok(entry.map_or(AppEvent::List, |l| AppEvent::Item { item: Box::new(view::list_item(&l, &names)) }))
+        };
+        changed.iter().map(told).collect()
     }
 
     fn watch_connection(&self, engine: &Engine) {

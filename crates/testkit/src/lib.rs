@@ -240,12 +240,16 @@ impl Person {
         Ok(p)
     }
 
+    /// Closes the app; answers the folder it can be opened from again.
+    pub async fn close(self) -> PathBuf {
+        self.engine.stop().await;
+        self.dir
+    }
+
     /// Closes and opens again, as after a restart of the app.
     pub async fn restart(self) -> Result<Self> {
-        let (dir, name) = (self.dir.clone(), self.name.clone());
-        self.engine.stop().await;
-        drop(self);
-        Self::open(&dir, &name).await
+        let name = self.name.clone();
+        Self::open(&self.close().await, &name).await
     }
 
     /// Their account.

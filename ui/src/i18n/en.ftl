@@ -31,7 +31,6 @@ waiting-poll = Waiting for approval…
 # list
 list-title = Conversations
 list-new = New conversation
-list-search = Search
 list-empty = No conversations yet. Write to somebody you know.
 list-empty-action = New conversation
 list-filter = Show
@@ -232,7 +231,6 @@ settings-passphrase-forgotten = Forgotten? Leave it empty: the keyring opens the
 settings-passphrase-done = The passphrase is set. Keep it somewhere safe: nobody can restore it.
 settings-devices = Devices
 settings-device-own = This device
-settings-device-code = Code: { $code }
 settings-device-approve = Approve
 settings-device-enter = Enter the 30 digits the new device shows
 settings-device-revoke = Remove { $name }
@@ -297,9 +295,7 @@ reset-after-requested = { $count ->
 done = Done
 cancel = Cancel
 close = Close
-save = Save
 loading = Loading…
-details = Details
 # keys
 keys-goto = Go to anything
 keys-search = Search here
