@@ -128,6 +128,36 @@ async fn a_store_restored_from_an_old_copy_notices_renews_its_keys_and_gets_its_
     Ok(())
 }
 
+/// The copy knows the message, as one that waits; that it was encrypted and sent, it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_from_before_a_waiting_message_was_sent_does_not_use_its_keys_again() -> Result<()> {
+    let mut world = World::new().await?;
+    let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "before").await?;
+    bob.sees(c, "before").await?;
+    alice.settle().await?;
+    world.stop_server().await;
+    alice.say(c, "waits").await?;
+    let dir = alice.close().await;
+    let copy = world.dir.path().join("copy");
+    copy_profile(&dir, &copy)?;
+    world.start_server().await?;
+    let alice = Person::open(&dir, "alice").await?;
+    bob.sees(c, "waits").await?;
+    alice.settle().await?;
+    alice.close().await;
+    copy_profile(&copy, &dir)?;
+    let alice = Person::open(&dir, "alice").await?;
+    alice.online().await?;
+    alice.say(c, "after").await?;
+    bob.sees(c, "after").await?;
+    bob.all_readable(c).await?;
+    assert_eq!(bob.texts(c)?, ["before", "waits", "after"]);
+    assert_eq!(alice.texts(c)?, bob.texts(c)?);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_devices_commit_at_once_and_all_agree() -> Result<()> {
     let world = World::new().await?;

@@ -168,7 +168,9 @@ fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope) -> EngineResult<
             cx.set_group(c.id, None);
             cx.w.undo()?;
             match err {
-                E2eeError::Duplicate => Ok(()),
+                // Said before, or two messages under one key: the second is no copy of the first, and is asked for again.
+                E2eeError::Duplicate if cx.r().message(c.id, e.temp_id)?.is_some() => Ok(()),
+                E2eeError::Duplicate => undecryptable(cx, c, e, "key_missing"),
                 E2eeError::Undecryptable(_) => {
                     undecryptable(cx, c, e, "key_missing")?;
                     // One may have been damaged on the way. Two in a row are a group that is not the sender's.
@@ -371,8 +373,19 @@ pub fn queue_rejoin(cx: &mut Cx<'_>, c: &Conversation) -> EngineResult<()> {
 
 /// An envelope of this very device, met while catching up.
 fn own_envelope(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
+    let job = cx.r().job_by_temp_id(e.temp_id)?;
+    if let Some(job) = job.as_ref().filter(|j| e.kind == EnvelopeKind::Application && j.ciphertext.as_deref() != Some(e.payload.as_slice()))
+    {
+        // It waits here, and was encrypted and sent in a life this copy does not know: its ratchets must not be used again.
+        tracing::warn!(conversation = %c.id, seq = e.seq, "this store is older than a message that waits in it");
+        if job.ciphertext.is_none() {
+            cx.w.raise_n(c.id, c.next_n + 1)?;
+        }
+        cx.w.set_needs_rejoin(c.id, true)?;
+        queue_rejoin(cx, c)?;
+    }
     let shown = |m: sc_store::model::MessageRow| m.status != Status::Received && m.kind != RowKind::Undecryptable;
-    let known = cx.r().job_by_temp_id(e.temp_id)?.is_some() || cx.r().message(c.id, e.temp_id)?.is_some_and(shown);
+    let known = job.is_some() || cx.r().message(c.id, e.temp_id)?.is_some_and(shown);
     if known {
         return own(cx, c.id, e.temp_id, e.seq, e.sent_at, todo);
     }
