@@ -38,7 +38,7 @@ pub fn deb() -> Result<()> {
     fs::write(
         stage.join("DEBIAN/control"),
         format!(
-            "Package: secureconnect\nVersion: {version}\nArchitecture: {arch}\nMaintainer: SecureConnect\nSection: net\nPriority: optional\nDepends: libwebkit2gtk-4.1-0, libgtk-3-0, libssl3\nDescription: A private home for the people you talk to\n End-to-end encrypted conversations on servers anyone can run.\n"
+            "Package: secureconnect\nVersion: {version}\nArchitecture: {arch}\nMaintainer: SecureConnect\nSection: net\nPriority: optional\nDepends: libwebkit2gtk-4.1-0, libgtk-3-0, libasound2, libssl3\nDescription: A private home for the people you talk to\n End-to-end encrypted conversations on servers anyone can run.\n"
         ),
     )?;
     let out = target.join(format!("secureconnect_{version}_{arch}.deb"));

@@ -6,11 +6,35 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What the build and the app need on Debian and Ubuntu.
-const BUILD: &[&str] =
-    &["build-essential", "pkg-config", "libssl-dev", "libwebkit2gtk-4.1-dev", "librsvg2-dev", "libxdo-dev", "libdbus-1-dev"];
+const BUILD: &[&str] = &[
+    "build-essential",
+    "cmake",
+    "pkg-config",
+    "libasound2-dev",
+    "libclang-dev",
+    "libssl-dev",
+    "libvpx-dev",
+    "libwebkit2gtk-4.1-dev",
+    "librsvg2-dev",
+    "libxdo-dev",
+    "libdbus-1-dev",
+];
 /// What the tests need besides.
-const TEST: &[&str] =
-    &["chromium", "xvfb", "webkit2gtk-driver", "dbus", "gnome-keyring", "libsecret-tools", "fonts-noto-core", "fonts-noto-color-emoji"];
+const TEST: &[&str] = &[
+    "chromium",
+    "xvfb",
+    "webkit2gtk-driver",
+    "dbus",
+    "gnome-keyring",
+    "libsecret-tools",
+    "fonts-noto-core",
+    "fonts-noto-color-emoji",
+    "pulseaudio",
+    "pulseaudio-utils",
+    "coturn",
+];
+/// What making speech and judging it needs.
+const SPEECH: &[&str] = &["espeak-ng", "iproute2", "pulseaudio", "pulseaudio-utils", "python3", "python3-dev", "python3-venv"];
 
 /// Everything for building and testing.
 pub fn all() -> Result<()> {
@@ -27,7 +51,26 @@ pub fn build() -> Result<()> {
 
 /// What the server and the command line need.
 pub fn headless() -> Result<()> {
-    packages(&["build-essential", "pkg-config", "libssl-dev"])
+    packages(&["build-essential", "cmake", "pkg-config", "libasound2-dev", "libclang-dev", "libssl-dev", "libvpx-dev"])
+}
+
+/// The server that the forwarding unit is measured beside.
+pub fn janus() -> Result<()> {
+    packages(&["janus", "util-linux", "iproute2"])
+}
+
+/// A Python that compares speech; made once into the target folder.
+pub fn speech() -> Result<PathBuf> {
+    packages(SPEECH)?;
+    let folder = target_dir()?.join("tools/speech");
+    let python = folder.join("bin/python");
+    let works = |p: &Path| Command::new(p).args(["-c", "import pesq, pystoi"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    if !works(&python) {
+        say("installing the judges of speech: PESQ and STOI");
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "-q", "pesq==0.0.4", "pystoi==0.4.1", "numpy", "scipy"]))?;
+    }
+    Ok(python)
 }
 
 fn installed(package: &str) -> bool {

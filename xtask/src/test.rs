@@ -26,6 +26,15 @@ pub fn all() -> Result<()> {
     run(Command::new("node").args(["test/browser.mjs"]).arg(&bin).current_dir("ui"))?;
     say("the UI by keyboard alone");
     run(Command::new("node").args(["test/keyboard.mjs"]).arg(&bin).current_dir("ui"))?;
+    say("calls with a real sound server");
+    run(Command::new("node").args(["test/calls.mjs"]).arg(&bin).current_dir("ui"))?;
+    say("rooms: browsers and members, through the server's own unit");
+    run(Command::new("node").args(["test/rooms.mjs"]).arg(&bin).current_dir("ui"))?;
+    run(Command::new("node").args(["test/roomui.mjs"]).arg(&bin).current_dir("ui"))?;
+    run(Command::new("node").args(["test/pictures.mjs"]).arg(&bin).current_dir("ui"))?;
+    say("speech from a mouth to an ear");
+    call_quality(&bin, true)?;
+    roaming(&bin)?;
     say("the real window");
     run(Command::new("node").args(["test/window.mjs"]).arg(&bin).current_dir("ui"))?;
     say("the story in the terminal");
@@ -38,6 +47,54 @@ fn run_story() -> Result<()> {
     // As on a machine without a display.
     let exe = std::env::current_exe()?;
     run(Command::new(exe).arg("run").env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY"))
+}
+
+/// A real call, and what the speech is worth that arrives.
+fn call_quality(bin: &Path, check: bool) -> Result<()> {
+    let python = setup::speech()?;
+    let folder = target_dir()?.join("call");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let mut judge = Command::new(python);
+    judge.arg("crates/bench/call.py").arg(bin).arg(&folder);
+    if check {
+        judge.arg("--check");
+    }
+    run(&mut judge)
+}
+
+/// A device changes its address in the middle of a call. Network namespaces need root: without it, that is said.
+fn roaming(bin: &Path) -> Result<()> {
+    if crate::sh::output(Command::new("id").arg("-u"))?.trim() != "0" {
+        println!("A change of address in the middle of a call was not tried: it needs root.");
+        return Ok(());
+    }
+    let python = setup::speech()?;
+    let folder = target_dir()?.join("roam");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    run(Command::new(python).arg("crates/bench/roam.py").arg(bin).arg(&folder).arg("--check"))
+}
+
+/// Speech through losses, in virtual time, and through a real call.
+fn voice_bench() -> Result<()> {
+    let python = setup::speech()?;
+    let folder = target_dir()?.join("voice");
+    std::fs::create_dir_all(&folder)?;
+    run(Command::new(&python).args(["crates/bench/voice.py", "make"]).arg(&folder))?;
+    run(cargo().args(["run", "--release", "-p", "sc-bench", "--", "--voice"]).arg(&folder))?;
+    let mut received: Vec<_> = std::fs::read_dir(&folder)?.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    received.retain(|n| n.starts_with("received-"));
+    received.sort();
+    run(Command::new(&python).args(["crates/bench/voice.py", "score"]).arg(&folder).args(received))?;
+    run(cargo().args(["build", "--release", "-p", "secureconnect-cli", "-p", "secureconnect-server"]))?;
+    let bin = target_dir()?.join("release");
+    call_quality(&bin, false)?;
+    roaming(&bin)
 }
 
 /// Formatting and lints.
@@ -80,8 +137,12 @@ pub fn ui_checks() -> Result<()> {
 
 /// Builds the UI when its sources are newer than what was built.
 pub fn ui_build() -> Result<()> {
-    let built = std::fs::metadata("ui/dist/index.html").and_then(|m| m.modified()).ok();
-    let newest = newest(Path::new("ui/src"))?.max(newest(Path::new("ui/package-lock.json"))?).max(newest(Path::new("ui/index.html"))?);
+    let built = |page: &str| std::fs::metadata(page).and_then(|m| m.modified()).ok();
+    let built = built("ui/dist/index.html").min(built("ui/dist-room/room.html"));
+    let mut newest = newest(Path::new("ui/src"))?;
+    for file in ["ui/package-lock.json", "ui/index.html", "ui/room.html", "ui/vite.config.ts", "ui/vite.room.config.ts"] {
+        newest = newest.max(self::newest(Path::new(file))?);
+    }
     if built.is_some_and(|b| b >= newest) {
         return Ok(());
     }
@@ -103,6 +164,14 @@ fn newest(path: &Path) -> Result<SystemTime> {
 /// The benchmarks, in release.
 pub fn bench(rest: &[String]) -> Result<()> {
     let (window, others): (Vec<_>, Vec<_>) = rest.iter().partition(|w| *w == "window");
+    if rest.is_empty() || rest.iter().any(|w| w == "sfu") {
+        setup::janus()?;
+    }
+    let (voice, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|w| *w == "voice");
+    if rest.is_empty() || !voice.is_empty() {
+        setup::headless()?;
+        voice_bench()?;
+    }
     if rest.is_empty() || !others.is_empty() {
         setup::headless()?;
         run(cargo().args(["run", "--release", "-p", "sc-bench", "--"]).args(others))?;
