@@ -84,6 +84,10 @@ codes! {
     StorageFull = "STORAGE_FULL", 507, true;
     /// The device read too slowly; it must reconnect and catch up by cursor.
     SlowConsumer = "SLOW_CONSUMER", 503, true;
+    /// Every seat of the room is taken.
+    RoomFull = "ROOM_FULL", 409, true;
+    /// A host has locked the room, or has turned whoever asks away.
+    RoomLocked = "ROOM_LOCKED", 403, false;
     /// The registration of new accounts is switched off.
     RegistrationClosed = "REGISTRATION_CLOSED", 403, false;
 }

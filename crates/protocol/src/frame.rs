@@ -5,6 +5,7 @@
 
 use crate::error::ErrorBody;
 use crate::rest::SendMessage;
+use crate::rooms::RoomInfo;
 use crate::{Blob, ConversationId, DeviceId, TempId, UnixMillis, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -202,6 +203,11 @@ pub enum ServerFrame {
         suite: u16,
         /// How many are left.
         remaining: u32,
+    },
+    /// Who is in a room, and who speaks, is another now. Goes to members of the conversation, or to hosts of a meeting room.
+    RoomUpdated {
+        /// As it is now.
+        room: RoomInfo,
     },
     /// Answer to `mark_as_read` and `join_conversation`.
     Ok {

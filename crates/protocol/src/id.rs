@@ -109,3 +109,11 @@ id!(
     /// The client's own id of a thing it sends; makes a retry idempotent for ever.
     TempId
 );
+id!(
+    /// A call, given by the device that makes it.
+    CallId
+);
+id!(
+    /// A room. That of a conversation has the conversation's id.
+    RoomId
+);

@@ -4,6 +4,7 @@
 //! * [`limits`]: every size, count and rate both sides agree on.
 //! * [`error`]: the stable error codes, the same on REST and on the gateway.
 //! * [`rest`]: bodies of the `/v1` routes.
+//! * [`rooms`]: bodies of the routes of rooms.
 //! * [`frame`]: gateway frames, as JSON (text) or MessagePack (binary).
 //! * [`opaque`]: the OPAQUE (RFC 9807) configuration both sides must share.
 //! * [`identity`]: device certificates and signed device lists, the public half of who is who.
@@ -20,10 +21,11 @@ pub mod identity;
 pub mod limits;
 pub mod opaque;
 pub mod rest;
+pub mod rooms;
 
 pub use blob::Blob;
 pub use error::{ErrorBody, ErrorCode};
-pub use id::{ConversationId, DeviceId, TempId, UserId};
+pub use id::{CallId, ConversationId, DeviceId, RoomId, TempId, UserId};
 
 /// Milliseconds since the Unix epoch. Frames carry these; REST bodies of this version do too.
 pub type UnixMillis = i64;

@@ -465,3 +465,31 @@ pub struct ServerInfo {
 /// `POST /v1/key-packages` was understood, or any other route without content.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Empty {}
+
+/// A STUN or TURN server (RFC 7064, RFC 7065).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// Its addresses.
+    pub urls: Vec<String>,
+    /// For TURN; empty for STUN.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// For TURN; empty for STUN.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub credential: String,
+}
+
+impl std::fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IceServer({:?})", self.urls)
+    }
+}
+
+/// `GET /v1/calls/ice-servers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServers {
+    /// Those a call may use.
+    pub ice_servers: Vec<IceServer>,
+    /// The credentials hold this long, in seconds.
+    pub expires_in: u64,
+}
