@@ -34,6 +34,12 @@ fn forwarded(parts: &Parts) -> Option<IpAddr> {
     last.rsplit(',').next()?.trim().parse().ok()
 }
 
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromRequestParts<App> for Network {
     type Rejection = Infallible;
 

@@ -35,6 +35,10 @@ pub struct Secrets {
     jwt: Zeroizing<Vec<u8>>,
     /// Signs the proposals the server files when somebody leaves.
     pub external_sender: ed25519_dalek::SigningKey,
+    /// What TURN credentials are made with, when the configuration names no other.
+    pub turn: Zeroizing<[u8; 32]>,
+    /// Signs the tokens of rooms.
+    pub rooms: Zeroizing<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -55,7 +59,19 @@ impl Secrets {
         OsRng.fill_bytes(key.as_mut());
         let seed = secret(conn, "external_sender", key.as_ref()).await?;
         let seed: [u8; 32] = seed.as_slice().try_into().map_err(|_| sqlx::Error::Decode("external sender key".into()))?;
-        Ok(Self { opaque, jwt, external_sender: ed25519_dalek::SigningKey::from_bytes(&seed) })
+        OsRng.fill_bytes(key.as_mut());
+        let turn = secret(conn, "turn", key.as_ref()).await?;
+        let turn: [u8; 32] = turn.as_slice().try_into().map_err(|_| sqlx::Error::Decode("TURN key".into()))?;
+        OsRng.fill_bytes(key.as_mut());
+        let rooms = secret(conn, "rooms", key.as_ref()).await?;
+        let rooms: [u8; 32] = rooms.as_slice().try_into().map_err(|_| sqlx::Error::Decode("key of rooms".into()))?;
+        Ok(Self {
+            opaque,
+            jwt,
+            external_sender: ed25519_dalek::SigningKey::from_bytes(&seed),
+            turn: Zeroizing::new(turn),
+            rooms: Zeroizing::new(rooms),
+        })
     }
 }
 

@@ -5,6 +5,31 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+/// A text that no log shows.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(s: &str) -> Self {
+        Self(s.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
 /// Everything the server can be told.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,6 +64,48 @@ pub struct Config {
     pub connections_per_user: usize,
     /// Bytes that may wait for one slow connection before it is closed.
     pub connection_queue_bytes: usize,
+    /// `stun:` and `turn:` addresses that calls may use.
+    pub ice_urls: Vec<String>,
+    /// The secret that the TURN servers of `ice_urls` know too.
+    pub turn_secret: Secret,
+    /// A relay of our own for calls, on the same address as `listen`.
+    pub turn: bool,
+    /// Its port, UDP and TCP; 0 for any.
+    pub turn_port: u16,
+    /// Its port for TLS, with the two files below.
+    pub turn_tls_port: u16,
+    /// Certificate chain in PEM; without it there is no TLS.
+    pub turn_tls_certificate: PathBuf,
+    /// Private key in PEM.
+    pub turn_tls_key: PathBuf,
+    /// The address it is reached at from outside, when that is not the one it listens on.
+    pub turn_external: Option<std::net::IpAddr>,
+    /// It also relays to private, loopback and link-local addresses.
+    pub turn_allow_private: bool,
+    /// Relayed addresses of one account at a time.
+    pub turn_per_account: usize,
+    /// Relayed addresses in all.
+    pub turn_allocations: usize,
+    /// Kilobits a second of one relayed address, both ways together.
+    pub turn_kilobits: u64,
+    /// Seconds a TURN credential holds.
+    pub turn_credential_seconds: u64,
+    /// Group calls and meeting rooms.
+    pub rooms: bool,
+    /// Their port, UDP and TCP, on the address of `listen`; 0 for any.
+    pub rooms_port: u16,
+    /// The address they are reached at from outside, when that is not the one they listen on.
+    pub rooms_external: Option<std::net::IpAddr>,
+    /// Seats of a meeting room that does not say how many.
+    pub room_participants: u32,
+    /// How long the seat of somebody is kept whose connection broke, in milliseconds.
+    pub grace_period_ms: u64,
+    /// A LiveKit cluster that carries the rooms in place of this server: `wss://…`.
+    pub livekit_url: String,
+    /// Its API key.
+    pub livekit_key: String,
+    /// The secret of that key.
+    pub livekit_secret: Secret,
     /// `FULL` (durable) is the only setting that keeps the promise of an ack; tests lower it to prove that.
     pub synchronous: String,
 }
@@ -61,6 +128,27 @@ impl Default for Config {
             claim_rate: 100,
             connections_per_user: 40,
             connection_queue_bytes: 1 << 20,
+            ice_urls: Vec::new(),
+            turn_secret: Secret::default(),
+            turn: true,
+            turn_port: 3478,
+            turn_tls_port: 5349,
+            turn_tls_certificate: PathBuf::new(),
+            turn_tls_key: PathBuf::new(),
+            turn_external: None,
+            turn_allow_private: false,
+            turn_per_account: 20,
+            turn_allocations: 10_000,
+            turn_kilobits: 8_000,
+            turn_credential_seconds: 3_600,
+            rooms: true,
+            rooms_port: 7881,
+            rooms_external: None,
+            room_participants: sc_protocol::rooms::SEATS,
+            grace_period_ms: 5_000,
+            livekit_url: String::new(),
+            livekit_key: String::new(),
+            livekit_secret: Secret::default(),
             synchronous: "FULL".to_owned(),
         }
     }
@@ -90,6 +178,12 @@ impl Config {
         Ok(config)
     }
 
+    /// The certificate of the relay, when there is one.
+    #[must_use]
+    pub fn turn_certificate(&self) -> Option<&Path> {
+        Some(self.turn_tls_certificate.as_path()).filter(|p| !p.as_os_str().is_empty())
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let fail = |what: &str| Err(ConfigError(format!("configuration: {what}")));
         if !(30..=86_400).contains(&self.access_token_seconds) {
@@ -108,6 +202,36 @@ impl Config {
         if self.connections_per_user == 0 || self.connection_queue_bytes < 64 * 1024 {
             return fail("connections_per_user must be at least 1 and connection_queue_bytes at least 65536");
         }
+        let is_ice = |u: &String| ["stun:", "stuns:", "turn:", "turns:"].iter().any(|s| u.starts_with(s));
+        if let Some(bad) = self.ice_urls.iter().find(|u| !is_ice(u)) {
+            return fail(&format!("ice_urls: {bad} is no stun: or turn: address"));
+        }
+        if self.turn_secret.0.is_empty() && self.ice_urls.iter().any(|u| u.starts_with("turn")) {
+            return fail("turn_secret must be the secret of the TURN servers in ice_urls (coturn: static-auth-secret)");
+        }
+        if self.turn_certificate().is_some() && self.turn_tls_key.as_os_str().is_empty() {
+            return fail("turn_tls_key must name the key of turn_tls_certificate");
+        }
+        if self.turn_per_account == 0 || self.turn_allocations == 0 || self.turn_kilobits == 0 {
+            return fail("turn_per_account, turn_allocations and turn_kilobits must be at least 1");
+        }
+        if !(60..=86_400).contains(&self.turn_credential_seconds) {
+            return fail("turn_credential_seconds must be 60 to 86400");
+        }
+        if !(2..=sc_protocol::rooms::SEATS_MOST).contains(&self.room_participants) {
+            return fail("room_participants must be 2 to 200");
+        }
+        if !(500..=60_000).contains(&self.grace_period_ms) {
+            return fail("grace_period_ms must be 500 to 60000");
+        }
+        if !self.livekit_url.is_empty() {
+            if !self.livekit_url.starts_with("wss://") && !self.livekit_url.starts_with("ws://") {
+                return fail("livekit_url must begin with wss:// (or ws:// in a closed network)");
+            }
+            if self.livekit_key.is_empty() || self.livekit_secret.0.is_empty() {
+                return fail("livekit_key and livekit_secret must be those of the cluster at livekit_url");
+            }
+        }
         if !matches!(self.synchronous.as_str(), "FULL" | "EXTRA" | "NORMAL" | "OFF") {
             return fail("synchronous must be FULL, EXTRA, NORMAL or OFF");
         }
@@ -116,7 +240,11 @@ impl Config {
 }
 
 fn parse_env(key: &str, value: &str) -> toml::Value {
-    if key == "CORS_ORIGINS" {
+    if key == "TURN_SECRET" {
+        // A secret of digits is still a text.
+        return toml::Value::String(value.to_owned());
+    }
+    if matches!(key, "CORS_ORIGINS" | "ICE_URLS") {
         return toml::Value::Array(value.split(',').filter(|s| !s.is_empty()).map(|s| toml::Value::String(s.trim().to_owned())).collect());
     }
     if let Ok(n) = value.parse::<i64>() {
@@ -152,6 +280,8 @@ mod tests {
             ("SECURECONNECT_SERVER_ACCESS_TOKEN_SECONDS", "1", "access_token_seconds"),
             ("SECURECONNECT_SERVER_LISTENN", "x", "listenn"),
             ("SECURECONNECT_SERVER_SYNCHRONOUS", "MAYBE", "synchronous"),
+            ("SECURECONNECT_SERVER_ICE_URLS", "http://x", "ice_urls"),
+            ("SECURECONNECT_SERVER_ICE_URLS", "stun:a:1,turn:a:1", "turn_secret"),
         ] {
             let e = env(&[(name, value)]).unwrap_err().to_string();
             assert!(e.contains(expect), "{e}");

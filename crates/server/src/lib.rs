@@ -9,6 +9,7 @@
 //! * [`auth`]: OPAQUE, tokens, sessions.
 //! * [`limiter`], [`address`]: who may ask how often.
 //! * [`routes`], [`gateway`], [`hub`]: what clients talk to.
+//! * [`turn`]: the relay for calls. [`rooms`]: group calls and meeting rooms.
 //! * [`operator`]: what is done beside a running server.
 
 pub mod address;
@@ -24,8 +25,10 @@ pub mod log;
 pub mod mls;
 pub mod operator;
 pub mod ops;
+pub mod rooms;
 pub mod routes;
 pub mod serve;
+pub mod turn;
 
 use config::Config;
 use std::sync::Arc;
@@ -37,6 +40,10 @@ pub struct App(pub Arc<AppInner>);
 
 /// The parts of [`App`].
 pub struct AppInner {
+    /// The relay for calls.
+    pub turn: turn::Turn,
+    /// Group calls and meeting rooms.
+    pub rooms: rooms::Rooms,
     /// As loaded at the start.
     pub config: Config,
     /// Readers.

@@ -46,6 +46,12 @@ enum Command {
         #[arg(long)]
         data: Option<PathBuf>,
     },
+    /// Counts the people in every room anew, and says how many counts were wrong.
+    RepairRooms {
+        /// Folder of the database.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
     /// Says whether the configuration can be used, and what it is.
     CheckConfig,
 }
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
         }
         Command::Suspend { username, data } => operate(Config { data: data.unwrap_or(config.data.clone()), ..config }, &username, true),
         Command::Restore { username, data } => operate(Config { data: data.unwrap_or(config.data.clone()), ..config }, &username, false),
+        Command::RepairRooms { data } => repair(Config { data: data.unwrap_or(config.data.clone()), ..config }),
         Command::Serve { data, listen } => {
             run(Config { data: data.unwrap_or(config.data.clone()), listen: listen.unwrap_or(config.listen), ..config })
         }
@@ -73,13 +80,23 @@ fn main() -> ExitCode {
 }
 
 fn operate(config: Config, username: &str, suspended: bool) -> ExitCode {
+    let said = format!("{username} is {}.", if suspended { "suspended" } else { "active again" });
+    beside(async { operator::set_suspended(&config, username, suspended).await.map(|()| said) })
+}
+
+fn repair(config: Config) -> ExitCode {
+    beside(async { operator::repair_rooms(&config).await.map(|wrong| format!("{wrong} counts were wrong and are right now.")) })
+}
+
+/// Does something beside a running server, or without one.
+fn beside(work: impl Future<Output = Result<String, operator::OperatorError>>) -> ExitCode {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         eprintln!("cannot start the runtime");
         return ExitCode::FAILURE;
     };
-    match runtime.block_on(operator::set_suspended(&config, username, suspended)) {
-        Ok(()) => {
-            println!("{username} is {}.", if suspended { "suspended" } else { "active again" });
+    match runtime.block_on(work) {
+        Ok(said) => {
+            println!("{said}");
             ExitCode::SUCCESS
         }
         Err(e) => {

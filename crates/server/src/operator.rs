@@ -18,19 +18,30 @@ pub enum OperatorError {
     Database(String, sqlx::Error),
 }
 
-/// Suspends an account, or lets it in again. What it has stored stays.
-pub async fn set_suspended(config: &Config, username: &str, suspended: bool) -> Result<(), OperatorError> {
-    let path = config.data.join("server.db");
-    let fail = |e| OperatorError::Database(path.display().to_string(), e);
+async fn open(config: &Config) -> Result<sqlx::SqliteConnection, sqlx::Error> {
     #[cfg(target_os = "linux")]
     openssl_sys::init();
-    let mut db = SqliteConnectOptions::new()
-        .filename(&path)
+    SqliteConnectOptions::new()
+        .filename(config.data.join("server.db"))
         .busy_timeout(Duration::from_secs(10))
         .pragma("wal_autocheckpoint", "0")
         .connect()
         .await
-        .map_err(fail)?;
+}
+
+/// Counts the people in every room anew. How many counts were wrong.
+pub async fn repair_rooms(config: &Config) -> Result<u64, OperatorError> {
+    let fail = |e| OperatorError::Database(config.data.display().to_string(), e);
+    let mut db = open(config).await.map_err(fail)?;
+    let wrong = crate::rooms::store::recount(&mut db).await.map_err(|e| fail(sqlx::Error::Protocol(e.to_string())))?;
+    db.close().await.map_err(fail)?;
+    Ok(wrong)
+}
+
+/// Suspends an account, or lets it in again. What it has stored stays.
+pub async fn set_suspended(config: &Config, username: &str, suspended: bool) -> Result<(), OperatorError> {
+    let fail = |e| OperatorError::Database(config.data.display().to_string(), e);
+    let mut db = open(config).await.map_err(fail)?;
     let status = if suspended { "SUSPENDED" } else { "ACTIVE" };
     let changed =
         sqlx::query("UPDATE users SET status = $1 WHERE username = $2").bind(status).bind(username).execute(&mut db).await.map_err(fail)?;

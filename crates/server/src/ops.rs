@@ -81,11 +81,19 @@ pub async fn ready(State(app): State<App>) -> Response {
     let reads = sqlx::query("SELECT 1").execute(&app.pool).await.is_ok();
     let writes = !app.metrics.storage_failing.load(Relaxed) && !app.writer.is_closed();
     let state = |ok: bool| if ok { "healthy" } else { "degraded" }.to_owned();
-    let components =
-        BTreeMap::from([("database".to_owned(), state(reads)), ("writer".to_owned(), state(writes)), ("gateway".to_owned(), state(true))]);
+    let relay = !app.config.turn || app.turn.server.is_some();
+    let rooms = !app.config.rooms || !app.config.livekit_url.is_empty() || app.rooms.unit.is_some();
+    let components = BTreeMap::from([
+        ("database".to_owned(), state(reads)),
+        ("writer".to_owned(), state(writes)),
+        ("gateway".to_owned(), state(true)),
+        ("turn".to_owned(), state(relay)),
+        ("sfu".to_owned(), state(rooms)),
+    ]);
     let ok = reads && writes;
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum::Json(health(components, ok))).into_response()
+    // Without the relay calls may fail in some networks, without the unit there are no rooms; everything else works.
+    (status, axum::Json(health(components, ok && relay && rooms))).into_response()
 }
 
 fn health(components: BTreeMap<String, String>, ok: bool) -> Health {
@@ -95,7 +103,10 @@ fn health(components: BTreeMap<String, String>, ok: bool) -> Health {
 /// `GET /metrics`, Prometheus text.
 pub async fn metrics(State(app): State<App>) -> String {
     let m = &app.metrics;
-    let rows: [(&str, &str, u64); 6] = [
+    let relay = app.turn.server.as_ref();
+    let rows = [
+        ("turn_allocations", "gauge", relay.map_or(0, |r| r.allocations() as u64)),
+        ("turn_relayed_packets_total", "counter", relay.map_or(0, sc_turn::server::Server::relayed)),
         ("connections", "gauge", app.hub.len() as u64),
         ("operations_total", "counter", m.operations.load(Relaxed)),
         ("batches_total", "counter", m.batches.load(Relaxed)),
@@ -103,5 +114,11 @@ pub async fn metrics(State(app): State<App>) -> String {
         ("http_requests_total", "counter", m.requests.load(Relaxed)),
         ("http_server_errors_total", "counter", m.errors.load(Relaxed)),
     ];
-    rows.iter().map(|(name, kind, v)| format!("# TYPE secureconnect_{name} {kind}\nsecureconnect_{name} {v}\n")).collect()
+    let rooms = app.rooms.metric_rows();
+    let text: String = rows
+        .iter()
+        .chain(&rooms)
+        .map(|(name, kind, v)| format!("# TYPE secureconnect_{name} {kind}\nsecureconnect_{name} {v}\n"))
+        .collect();
+    text + &app.rooms.error_rows()
 }

@@ -4,6 +4,8 @@
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::log::writer::Writer;
+use crate::rooms::{self, Rooms};
+use crate::turn::Turn;
 use crate::{App, AppInner, auth, db, limiter, ops, routes};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -28,6 +30,9 @@ pub enum StartError {
     /// The address is taken or not ours.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
+    /// The certificate of the relay cannot be used.
+    #[error("cannot use the certificate {0} of the relay or its key: {1}")]
+    Certificate(String, String),
     /// The store cannot be opened.
     #[error("cannot open the database: {0}")]
     Store(#[from] sqlx::Error),
@@ -64,7 +69,14 @@ impl Server {
         let hub = Arc::new(Hub::default());
         let metrics = Arc::new(ops::Metrics::default());
         let (writer, writer_task) = Writer::spawn(conn, options, hub.clone(), metrics.clone());
+        let turn = Turn::start(&config, &secrets.turn, rand::random()).await?;
+        if let Err(cause) = rooms::settle(&writer).await {
+            tracing::error!(%cause, "stays in rooms that were open could not be ended");
+        }
+        let rooms = Rooms::start(&config, &secrets.rooms, rand::random());
         let app = App(Arc::new(AppInner {
+            turn,
+            rooms,
             config,
             pool,
             writer,
@@ -74,6 +86,7 @@ impl Server {
             limiter: limiter::Limiter::default(),
             metrics,
         }));
+        Rooms::follow(&app);
         let (stop, stopping) = watch::channel(false);
         let accept = tokio::spawn(accept(listener, app.clone(), stopping));
         Ok(Self { addr, app, stop, accept, writer: writer_task })
@@ -83,6 +96,12 @@ impl Server {
     /// is refused instead.
     pub async fn stop(self) {
         self.app.hub.close();
+        if let Some(relay) = &self.app.turn.server {
+            relay.stop();
+        }
+        if let Some(unit) = &self.app.rooms.unit {
+            unit.stop().await;
+        }
         let _ = self.stop.send(true);
         if let Err(cause) = self.accept.await {
             tracing::error!(%cause, "the accept loop failed");

@@ -1,11 +1,15 @@
 //! The `/v1` routes. Each handler reads its input, asks the writer or a reader, answers.
 
 pub mod accounts;
+pub mod calls;
 pub mod conversations;
 pub mod devices;
 pub mod groups;
+pub mod guest_page;
+pub mod rooms;
 
 use crate::error::{ApiError, ApiResult};
+use crate::rooms::signal;
 use crate::{App, gateway, ops};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
@@ -90,9 +94,21 @@ pub fn router(app: App) -> Router {
         .route("/conversations/{id}/group", get(groups::state))
         .route("/conversations/{id}/commits", post(groups::commit))
         .route("/conversations/{id}/reset", post(groups::reset))
+        .route("/calls/ice-servers", get(calls::ice_servers))
+        .route("/rooms", get(rooms::list).post(rooms::create))
+        .route("/rooms/{id}", get(rooms::get_one).put(rooms::change).delete(rooms::close))
+        .route("/rooms/{id}/token", post(rooms::token))
+        .route("/rooms/{id}/lobby/{ticket}", post(rooms::lobby))
+        .route("/rooms/{id}/people/{identity}", post(rooms::person))
         .route("/gateway", get(gateway::upgrade));
     let router = Router::new()
         .nest("/v1", v1)
+        .route("/r/{id}", get(guest_page::page))
+        .route("/r/assets/{name}", get(guest_page::asset))
+        .route("/rtc", get(signal::upgrade))
+        .route("/rtc/validate", get(signal::validate))
+        .route("/rtc/v1", get(signal::unknown_version))
+        .route("/rtc/v1/validate", get(signal::unknown_version))
         .route("/health/live", get(ops::live))
         .route("/health/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))
@@ -133,7 +149,13 @@ mod tests {
             .split(".route(")
             .skip(1)
             .map(|rest| rest.split('"').nth(1).unwrap())
-            .map(|r| if r.starts_with("/health") || r == "/metrics" || r == "/openapi.json" { r.to_owned() } else { format!("/v1{r}") })
+            .map(|r| {
+                if r.starts_with("/health") || r.starts_with("/rtc") || r.starts_with("/r/") || r == "/metrics" || r == "/openapi.json" {
+                    r.to_owned()
+                } else {
+                    format!("/v1{r}")
+                }
+            })
             .collect();
         assert_eq!(documented, routes);
     }
