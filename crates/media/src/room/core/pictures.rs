@@ -1,0 +1,216 @@
+//! Pictures of a participant: those of others that are drawn here, and our own camera.
+
+use super::{Core, MediaOf, Out, Request, Which};
+use crate::room::frames::Kind;
+use crate::room::video::{self, Assembler};
+use crate::video::{Encoded, packet};
+use livekit_protocol as proto;
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+use str0m::media::{KeyframeRequestKind, Mid, Pt};
+use str0m::rtp::{RtpWrite, Ssrc};
+
+/// A picture somebody sends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Of whom.
+    pub identity: String,
+    /// Their screen, not their camera.
+    pub screen: bool,
+}
+
+/// A frame of a picture, decrypted: VP8.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Which picture.
+    pub source: Source,
+    /// In 90 kHz.
+    pub timestamp: u32,
+    /// A decoder can begin with it.
+    pub key: bool,
+    /// As a decoder takes it.
+    pub frame: Vec<u8>,
+}
+
+/// Our own camera.
+pub(super) struct OwnCamera {
+    pub(super) cid: String,
+    pub(super) size: (u32, u32),
+    pub(super) asked: bool,
+    pub(super) track: Option<String>,
+    pub(super) media: Option<(Mid, Pt)>,
+    /// Its section was answered: what is sent goes out.
+    pub(super) ready: bool,
+    /// Something was not sent: it goes on with a key frame.
+    pub(super) cut: bool,
+    pub(super) sequence: u64,
+    pub(super) picture: u16,
+}
+
+/// A picture on its way in.
+pub(super) struct Incoming {
+    source: Source,
+    ssrc: Ssrc,
+    frames: Assembler,
+}
+
+pub(super) fn is_screen(track: &proto::TrackInfo) -> bool {
+    track.source() == proto::TrackSource::ScreenShare
+}
+
+impl Core {
+    /// Shows the camera, whose pictures are so large, from the moment media flows.
+    pub fn show_camera(&mut self, size: (u32, u32)) {
+        let cid = format!("camera-{}", self.cid);
+        self.camera =
+            Some(OwnCamera { cid, size, asked: false, track: None, media: None, ready: false, cut: false, sequence: 1_000, picture: 0 });
+        self.publish_camera();
+    }
+
+    /// A frame of our own camera.
+    pub fn send_picture(&mut self, now: Instant, picture: &Encoded) {
+        let identity = self.own.as_ref().map(|o| o.identity.clone()).unwrap_or_default();
+        let Some(camera) = &mut self.camera else { return };
+        let media = camera.media.filter(|_| self.publisher.up && camera.ready);
+        if media.is_some() && camera.cut && !picture.key {
+            self.out.push_back(Out::KeyNeeded);
+            return;
+        }
+        let iv = self.iv.next();
+        let sealed = media.and_then(|m| Some((m, self.keys.seal(Kind::Vp8, &identity, &picture.bytes, iv, now)?)));
+        camera.cut = sealed.is_none();
+        let Some(((mid, pt), sealed)) = sealed else { return };
+        camera.picture = camera.picture.wrapping_add(1) & 0x7fff;
+        let mut parts = packet::packets(&sealed, camera.picture).peekable();
+        let mut writes = Vec::new();
+        while let Some(part) = parts.next() {
+            camera.sequence += 1;
+            writes.push(
+                RtpWrite::new(pt, camera.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true),
+            );
+        }
+        for write in writes {
+            self.change(Which::Publisher, |s| {
+                if let Some(stream) = s.rtc.direct_api().stream_tx_by_mid(mid, None) {
+                    stream.write_rtp(write);
+                }
+            });
+        }
+        self.settle(now);
+    }
+
+    /// These pictures are drawn now, in so many points across and down; no others come.
+    pub fn want(&mut self, pictures: HashMap<Source, (u32, u32)>) {
+        // One that is drawn again begins with a key frame.
+        self.incoming.retain(|_, i| pictures.contains_key(&i.source));
+        self.wanted = pictures;
+        self.ask_for_pictures();
+        self.forget_marks();
+    }
+
+    /// Frames were lost between here and the decoder, of one picture or of all: it goes on with a key frame.
+    pub fn lose_pictures(&mut self, of: Option<&Source>) {
+        self.incoming.values_mut().filter(|i| of.is_none_or(|o| *o == i.source)).for_each(|i| i.frames.lose());
+    }
+
+    /// Nobody is said not to open who has gone, or whose pictures are not drawn any more.
+    pub(super) fn forget_marks(&mut self) {
+        let there: HashSet<&String> = self.people.values().map(|p| &p.identity).collect();
+        self.garbled.retain(|(identity, _)| there.contains(identity));
+        let drawn = |identity: &String| {
+            self.wanted.keys().any(|s| {
+                let person = self.people.values().find(|p| p.identity == *identity && s.identity == *identity);
+                person
+                    .is_some_and(|p| p.tracks.iter().any(|t| t.r#type() == proto::TrackType::Video && is_screen(t) == s.screen && !t.muted))
+            })
+        };
+        let marks = self.garbled.iter().filter(|(identity, what)| *what == MediaOf::Picture && !drawn(identity));
+        let over: Vec<String> = marks.map(|(identity, _)| identity.clone()).collect();
+        for identity in over {
+            self.opens(&identity, MediaOf::Picture);
+        }
+    }
+
+    /// Tells the unit of the camera, once media flows: the first offer is answered by then.
+    #[allow(deprecated)] // The layer's size is what the unit chooses by.
+    pub(super) fn publish_camera(&mut self) {
+        let up = self.told_up;
+        let Some(camera) = self.camera.as_mut().filter(|c| up && !c.asked) else { return };
+        camera.asked = true;
+        let (width, height) = camera.size;
+        let layer = proto::VideoLayer { quality: proto::VideoQuality::High as i32, width, height, ..Default::default() };
+        let request = proto::AddTrackRequest {
+            cid: camera.cid.clone(),
+            name: "camera".into(),
+            r#type: proto::TrackType::Video as i32,
+            source: proto::TrackSource::Camera as i32,
+            width,
+            height,
+            layers: vec![layer],
+            encryption: proto::encryption::Type::Gcm as i32,
+            ..Default::default()
+        };
+        self.say(Request::AddTrack(request));
+    }
+
+    /// Tells the unit which pictures are drawn here, and how large; only what is new to it.
+    pub(super) fn ask_for_pictures(&mut self) {
+        let mut now: HashMap<String, Option<(u32, u32)>> = HashMap::new();
+        for p in self.people.values() {
+            for t in p.tracks.iter().filter(|t| t.r#type() == proto::TrackType::Video) {
+                let source = Source { identity: p.identity.clone(), screen: is_screen(t) };
+                now.insert(t.sid.clone(), self.wanted.get(&source).copied());
+            }
+        }
+        let news: Vec<_> = now.iter().filter(|(sid, size)| self.asked.get(*sid) != Some(*size)).map(|(s, z)| (s.clone(), *z)).collect();
+        self.asked = now;
+        for (sid, size) in news {
+            let (width, height) = size.unwrap_or_default();
+            let settings =
+                proto::UpdateTrackSettings { track_sids: vec![sid], disabled: size.is_none(), width, height, ..Default::default() };
+            self.say(Request::TrackSetting(settings));
+        }
+    }
+
+    /// A packet of a picture: whole frames are opened and given out.
+    pub(super) fn on_picture(&mut self, now: Instant, mid: Mid, source: Source, encrypted: bool, p: &str0m::rtp::RtpPacket) {
+        if !self.wanted.contains_key(&source) {
+            return;
+        }
+        let ssrc = p.header.ssrc;
+        let fresh = || Incoming { source: source.clone(), ssrc, frames: Assembler::default() };
+        let incoming = self.incoming.entry(mid).or_insert_with(fresh);
+        if incoming.ssrc != ssrc || incoming.source != source {
+            *incoming = fresh();
+        }
+        incoming.frames.push(*p.seq_no, p.header.timestamp, p.header.marker, &p.payload);
+        let (mut opened, mut closed) = (Vec::new(), false);
+        while let Some(f) = incoming.frames.pop(now) {
+            match self.keys.open(Kind::Vp8, &source.identity, &f.bytes, now) {
+                Ok(frame) if encrypted && video::is_sane(&frame) => opened.push((f.timestamp, frame)),
+                _ => {
+                    // What follows builds on it.
+                    incoming.frames.lose();
+                    closed = true;
+                }
+            }
+        }
+        let ask = incoming.frames.wants_key(now);
+        if closed {
+            self.does_not_open(&source.identity, MediaOf::Picture);
+        } else if !opened.is_empty() {
+            self.opens(&source.identity, MediaOf::Picture);
+        }
+        for (timestamp, frame) in opened {
+            let key = video::is_key(&frame);
+            self.out.push_back(Out::Picture(Picture { source: source.clone(), timestamp, key, frame }));
+        }
+        if ask {
+            self.change(Which::Subscriber, |s| {
+                if let Some(stream) = s.rtc.direct_api().stream_rx(&ssrc) {
+                    stream.request_keyframe(KeyframeRequestKind::Pli);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! How packets get to the other side. Two ways: a peer connection ([`peer`], by a [`relay`] where it must), and back to oneself
+//! ([`echo`], the test call).
+
+pub mod echo;
+pub mod network;
+pub mod peer;
+pub mod relay;
+
+use crate::voice::Packet;
+use std::time::{Duration, Instant};
+
+/// A STUN or TURN server with what it wants to hear.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IceServer {
+    /// `stun:` and `turn:` addresses (RFC 7064, RFC 7065).
+    pub urls: Vec<String>,
+    /// For TURN.
+    pub username: String,
+    /// For TURN.
+    pub credential: String,
+}
+
+/// What a transport cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The other side's description makes no sense.
+    #[error("the other side's description of the call cannot be used: {0}")]
+    Description(String),
+    /// No socket, no randomness, no memory.
+    #[error("no connection could be made ready: {0}")]
+    Local(String),
+}
+
+/// What happens on a transport.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum TransportEvent {
+    /// An address of this side.
+    Candidate(String),
+    /// Packets pass.
+    Connected,
+    /// They do not, and may again.
+    Disconnected,
+    /// This side's addresses are others now.
+    NetworkChanged,
+    /// There is no way.
+    Failed,
+    /// A packet of speech came.
+    Voice(Packet, Instant),
+    /// The other side reports the share of packets it lost.
+    Report(f32),
+}
+
+/// Where the packets go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PathKind {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// From device to device.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
+
+/// The path, measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PathStats {
+    /// Round trip.
+    pub rtt: Option<Duration>,
+    /// Bytes sent so far.
+    pub sent: u64,
+    /// Bytes received so far.
+    pub received: u64,
+    /// Share of our packets the other side lost lately, 0 to 1.
+    pub lost: f32,
+    /// Where the packets go.
+    pub kind: PathKind,
+}
+
+/// Carries packets of speech.
+#[async_trait::async_trait]
+pub trait Carrier: Send + Sync {
+    /// Sends speech. Before there is a path, it is dropped.
+    async fn send(&self, packet: Packet);
+    /// Measures the path.
+    async fn stats(&self) -> PathStats;
+    /// Lets go of everything.
+    async fn close(&self);
+}
+
+/// Carries one call's packets. Descriptions are session descriptions (RFC 8866) in offer and answer (RFC 9429).
+#[async_trait::async_trait]
+pub trait Transport: Carrier {
+    /// Describes this side as the caller; anew, with fresh addresses, when `restart`.
+    async fn offer(&self, restart: bool) -> Result<String, TransportError>;
+    /// Takes the caller's description and describes this side.
+    async fn answer(&self, offer: &str) -> Result<String, TransportError>;
+    /// Takes the answer.
+    async fn accept(&self, answer: &str) -> Result<(), TransportError>;
+    /// Takes addresses of the other side; those that make no sense are passed over.
+    async fn add_candidates(&self, list: &[String]);
+}

@@ -1,0 +1,340 @@
+//! A peer connection by `webrtc`: ICE (RFC 8445), DTLS-SRTP (RFC 5764), Opus and RED.
+//!
+//! A restart binds new sockets, so that it follows the machine to another network. As long as nothing changed here, an interrupted
+//! path is left to ICE: it goes on asking, and goes on when there is an answer.
+
+use super::relay::{self, Bridges};
+use super::{Carrier, IceServer, PathKind, PathStats, Transport, TransportError, TransportEvent, network};
+use crate::voice::{PT_OPUS, PT_RED, Packet};
+use rtc::ice::mdns::MulticastDnsMode;
+use rtc::media_stream::MediaStreamTrack;
+use rtc::rtp;
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+};
+use rtc::statistics::report::RTCStatsReportEntry;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio_rustls::rustls::ClientConfig;
+use webrtc::media_stream::track_local::TrackLocal;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
+use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
+use webrtc::peer_connection::{
+    MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder, RTCIceCandidateInit,
+    RTCIceCandidateType, RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
+    RTCSessionDescription, Registry, SettingEngineBuilder, StatsSelector, configure_rtcp_reports,
+};
+use webrtc::runtime::Runtime;
+
+/// Without a sign of life for this long, the path is taken for broken.
+const DISCONNECTED: Duration = Duration::from_millis(2_500);
+/// A broken path is given up after this; the machine above gives up before.
+const FAILED: Duration = Duration::from_secs(60);
+/// Signs of life: they also find out that a path is back.
+const KEEP_ALIVE: Duration = Duration::from_millis(400);
+const CHECK: Duration = Duration::from_millis(150);
+/// A relay is taken when nothing more direct was found for this long.
+const DIRECT: Duration = Duration::from_millis(400);
+/// Checks of a pair before it is given up: the other side may be slow to learn of it.
+const CHECKS: u16 = 250;
+/// A description waits this long for addresses; those that are found later follow by themselves.
+const GATHER: Duration = Duration::from_millis(150);
+/// How often the addresses are looked at.
+const WATCH: Duration = Duration::from_millis(500);
+/// How often the path is measured.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// Where events go. Called from the connection's task: it must not wait.
+pub type OnEvent = Arc<dyn Fn(TransportEvent) + Send + Sync>;
+
+/// How a connection is made.
+#[derive(Clone, Default)]
+pub struct PeerConfig {
+    /// STUN and TURN servers.
+    pub ice: Vec<IceServer>,
+    /// Only through a relay: the other side does not learn this side's addresses.
+    pub relay_only: bool,
+    /// Addresses to bind; empty for all.
+    pub bind: Vec<String>,
+    /// How TLS is spoken to a relay.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// The runtime whose sockets are used, when it is not Tokio's own.
+    pub runtime: Option<Arc<dyn Runtime>>,
+}
+
+/// A connection to one other device.
+pub struct Peer {
+    pc: Arc<dyn PeerConnection>,
+    track: Arc<TrackLocalStaticRTP>,
+    ssrc: u32,
+    sequence: AtomicU16,
+    offset: u32,
+    gathering: Arc<Gathering>,
+    _bridges: Bridges,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Which addresses still have to be told.
+struct Gathering {
+    complete: watch::Sender<bool>,
+    /// A description with the addresses before has been made.
+    described: AtomicBool,
+}
+
+fn local(e: impl std::fmt::Display) -> TransportError {
+    TransportError::Local(e.to_string())
+}
+
+fn theirs(e: impl std::fmt::Display) -> TransportError {
+    TransportError::Description(e.to_string())
+}
+
+fn codec(mime: &str, fmtp: &str, payload_type: u8) -> RTCRtpCodecParameters {
+    let rtp_codec =
+        RTCRtpCodec { mime_type: mime.into(), clock_rate: 48_000, channels: 2, sdp_fmtp_line: fmtp.into(), rtcp_feedback: Vec::new() };
+    RTCRtpCodecParameters { rtp_codec, payload_type }
+}
+
+impl Peer {
+    /// Opens sockets. Nothing is sent before the first description.
+    pub async fn new(config: PeerConfig, on_event: OnEvent) -> Result<Self, TransportError> {
+        let opus = codec("audio/opus", "minptime=10;useinbandfec=1", PT_OPUS);
+        let mut media = MediaEngine::default();
+        media.register_codec(opus.clone(), RtpCodecKind::Audio).map_err(local)?;
+        media.register_codec(codec("audio/red", "111/111", PT_RED), RtpCodecKind::Audio).map_err(local)?;
+        let settings = SettingEngineBuilder::new()
+            .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))
+            .with_ice_connection_attempts(Some(CHECK), Some(CHECKS))
+            // Its socket cannot be opened without a route for groups, and nobody here asks for names.
+            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+            .with_srflx_acceptance_min_wait(Some(DIRECT / 4))
+            .with_prflx_acceptance_min_wait(Some(DIRECT / 2))
+            .with_relay_acceptance_min_wait(Some(DIRECT))
+            .with_discard_local_candidates_during_ice_restart(true)
+            .with_include_loopback_candidate(true)
+            .build();
+        let (servers, bridges) = relay::usable(config.ice, config.tls).await;
+        let servers = servers.into_iter();
+        let servers = servers.map(|s| RTCIceServer { urls: s.urls, username: s.username, credential: s.credential }).collect();
+        let gathering = Arc::new(Gathering { complete: watch::channel(false).0, described: AtomicBool::new(false) });
+        let policy = if config.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
+        let bind = if config.bind.is_empty() { network::bind() } else { config.bind };
+        let mut builder = PeerConnectionBuilder::new()
+            .with_configuration(RTCConfigurationBuilder::new().with_ice_servers(servers).with_ice_transport_policy(policy).build())
+            .with_media_engine(media)
+            .with_setting_engine(settings)
+            .with_interceptor_registry(configure_rtcp_reports(Registry::new()))
+            .with_handler(Arc::new(Handler(on_event.clone(), gathering.clone())))
+            .with_udp_addrs(bind);
+        if let Some(runtime) = config.runtime {
+            builder = builder.with_runtime(runtime);
+        }
+        let pc: Arc<dyn PeerConnection> = Arc::new(Box::pin(builder.build()).await.map_err(local)?);
+        let ssrc = rand::random();
+        let coding = RTCRtpEncodingParameters {
+            rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
+            codec: opus.rtp_codec,
+            ..Default::default()
+        };
+        let track = MediaStreamTrack::new("voice".into(), "voice".into(), "voice".into(), RtpCodecKind::Audio, vec![coding]);
+        let track = Arc::new(TrackLocalStaticRTP::new(track));
+        pc.add_track(track.clone() as Arc<dyn TrackLocal>).await.map_err(local)?;
+        let tasks = vec![tokio::spawn(watch_network(on_event.clone())), tokio::spawn(report(Arc::downgrade(&pc), on_event))];
+        Ok(Self { pc, track, ssrc, sequence: AtomicU16::new(rand::random()), offset: rand::random(), gathering, _bridges: bridges, tasks })
+    }
+
+    /// Addresses that are found from now on belong to the next description.
+    fn describe_anew(&self) {
+        self.gathering.described.store(false, Ordering::SeqCst);
+        self.gathering.complete.send_replace(false);
+    }
+
+    async fn described(&self) -> Result<String, TransportError> {
+        let mut complete = self.gathering.complete.subscribe();
+        // In time or not: what is missing then follows.
+        let _ = tokio::time::timeout(GATHER, complete.wait_for(|c| *c)).await;
+        self.gathering.described.store(true, Ordering::SeqCst);
+        self.pc.local_description().await.map(|d| d.sdp).ok_or_else(|| local("there is no description of this side"))
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for Peer {
+    async fn offer(&self, restart: bool) -> Result<String, TransportError> {
+        if restart {
+            self.describe_anew();
+            self.pc.restart_ice().await.map_err(local)?;
+        }
+        let offer = self.pc.create_offer(None).await.map_err(local)?;
+        self.pc.set_local_description(offer).await.map_err(local)?;
+        self.described().await
+    }
+
+    async fn answer(&self, offer: &str) -> Result<String, TransportError> {
+        let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(theirs)?;
+        self.describe_anew();
+        self.pc.set_remote_description(offer).await.map_err(theirs)?;
+        let answer = self.pc.create_answer(None).await.map_err(theirs)?;
+        self.pc.set_local_description(answer).await.map_err(local)?;
+        self.described().await
+    }
+
+    async fn accept(&self, answer: &str) -> Result<(), TransportError> {
+        let answer = RTCSessionDescription::answer(answer.to_owned()).map_err(theirs)?;
+        self.pc.set_remote_description(answer).await.map_err(theirs)
+    }
+
+    async fn add_candidates(&self, list: &[String]) {
+        for candidate in list {
+            let init = RTCIceCandidateInit {
+                candidate: candidate.clone(),
+                sdp_mid: Some("0".into()),
+                sdp_mline_index: Some(0),
+                ..Default::default()
+            };
+            if let Err(cause) = self.pc.add_ice_candidate(init).await {
+                tracing::debug!(%cause, "an address of the other side was passed over");
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Carrier for Peer {
+    async fn send(&self, packet: Packet) {
+        let header = rtp::header::Header {
+            version: 2,
+            payload_type: if packet.red { PT_RED } else { PT_OPUS },
+            sequence_number: self.sequence.fetch_add(1, Ordering::Relaxed),
+            timestamp: packet.timestamp.wrapping_add(self.offset),
+            ssrc: self.ssrc,
+            ..Default::default()
+        };
+        if let Err(cause) = self.track.write_rtp(rtp::Packet { header, payload: packet.payload.into() }).await {
+            tracing::debug!(%cause, "a packet was not sent");
+        }
+    }
+
+    async fn stats(&self) -> PathStats {
+        stats(&*self.pc).await
+    }
+
+    async fn close(&self) {
+        for t in &self.tasks {
+            t.abort();
+        }
+        if let Err(cause) = self.pc.close().await {
+            tracing::debug!(%cause, "a connection was closed already");
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        for t in &self.tasks {
+            t.abort();
+        }
+    }
+}
+
+async fn stats(pc: &dyn PeerConnection) -> PathStats {
+    let report = pc.get_stats(Instant::now(), StatsSelector::None).await;
+    let mut out = PathStats::default();
+    // The pairs name their candidates without the prefix under which the report has them (webrtc 0.21).
+    let relayed = |prefix: &str, id: &str| match report.get(&format!("{prefix}_{id}")) {
+        Some(RTCStatsReportEntry::LocalCandidate(c) | RTCStatsReportEntry::RemoteCandidate(c)) => {
+            c.candidate_type == RTCIceCandidateType::Relay
+        }
+        _ => false,
+    };
+    for pair in report.candidate_pairs().filter(|p| p.nominated) {
+        out.sent += pair.bytes_sent;
+        out.received += pair.bytes_received;
+        if pair.current_round_trip_time > 0.0 {
+            out.rtt = Duration::try_from_secs_f64(pair.current_round_trip_time).ok();
+        }
+        let local = relayed("RTCLocalIceCandidate", &pair.local_candidate_id);
+        let relay = local || relayed("RTCRemoteIceCandidate", &pair.remote_candidate_id);
+        out.kind = if relay { PathKind::Relayed } else { PathKind::Direct };
+    }
+    for entry in report.iter() {
+        if let RTCStatsReportEntry::RemoteInboundRtp(r) = entry {
+            #[allow(clippy::cast_possible_truncation)]
+            let lost = r.fraction_lost as f32;
+            out.lost = lost.clamp(0.0, 1.0);
+        }
+    }
+    out
+}
+
+/// Tells what the other side reports, until the connection is gone.
+async fn report(pc: Weak<dyn PeerConnection>, on_event: OnEvent) {
+    loop {
+        tokio::time::sleep(MEASURE).await;
+        let Some(pc) = pc.upgrade() else { return };
+        on_event(TransportEvent::Report(stats(&*pc).await.lost));
+    }
+}
+
+async fn watch_network(on_event: OnEvent) {
+    let mut before = network::addresses();
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let now = network::addresses();
+        if network::changed(&before, &now) {
+            on_event(TransportEvent::NetworkChanged);
+        }
+        before = now;
+    }
+}
+
+struct Handler(OnEvent, Arc<Gathering>);
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        match event.candidate.to_json() {
+            Ok(_) if !self.1.described.load(Ordering::SeqCst) => {}
+            Ok(c) if !c.candidate.is_empty() => (self.0)(TransportEvent::Candidate(c.candidate)),
+            Ok(_) => {}
+            Err(cause) => tracing::debug!(%cause, "an address of this side cannot be written"),
+        }
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.1.complete.send_replace(true);
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        tracing::debug!(%state, "the connection");
+        match state {
+            RTCPeerConnectionState::Connected => (self.0)(TransportEvent::Connected),
+            RTCPeerConnectionState::Disconnected => (self.0)(TransportEvent::Disconnected),
+            RTCPeerConnectionState::Failed => (self.0)(TransportEvent::Failed),
+            _ => {}
+        }
+    }
+
+    async fn on_track(&self, track: Arc<dyn TrackRemote>) {
+        let on_event = self.0.clone();
+        tokio::spawn(async move {
+            let mut first = None;
+            while let Some(event) = track.poll().await {
+                let TrackRemoteEvent::OnRtpPacket(p) = event else { continue };
+                let red = match p.header.payload_type {
+                    PT_OPUS => false,
+                    PT_RED => true,
+                    _ => continue,
+                };
+                // Counted from the first packet: where a stream begins says nothing.
+                let start = *first.get_or_insert(p.header.timestamp.wrapping_sub(1 << 20));
+                let packet = Packet { payload: p.payload.to_vec(), red, timestamp: p.header.timestamp.wrapping_sub(start) };
+                on_event(TransportEvent::Voice(packet, Instant::now()));
+            }
+        });
+    }
+}
