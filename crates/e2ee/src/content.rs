@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Padded sizes; above the last one, multiples of it.
 const BUCKETS: [usize; 5] = [192, 512, 1536, 4096, 12_288];
+/// Bytes of a call's signal.
+const CALL_BYTES: usize = 32 * 1024;
 const RESEND_INFO: &[u8] = b"SecureConnect resend v1";
 
 /// Text, maybe as a reply.
@@ -82,6 +84,8 @@ pub enum Content {
     ResendAnswer(ResendAnswer),
     /// A session was refreshed by rejoining; a system line.
     SessionRefreshed,
+    /// A signal of a call, as the call's own encoding has it.
+    Call(Vec<u8>),
     /// Of a newer version; kept as it is.
     Unknown(String),
 }
@@ -131,6 +135,7 @@ impl Message {
             Content::ResendRequest(r) => ("resend_request", cbor(r)?),
             Content::ResendAnswer(r) => ("resend_answer", cbor(r)?),
             Content::SessionRefreshed => ("session_refreshed", cbor(&())?),
+            Content::Call(signal) => ("call", signal.clone()),
             Content::Unknown(k) => return Err(E2eeError::Mls(format!("content of kind {k} cannot be written by this version"))),
         };
         cbor(&Wire { v: 1, id: self.temp_id, n: self.n, at: self.written_at, k: k.to_owned(), b })
@@ -173,6 +178,8 @@ impl Message {
             }
             "resend_answer" => Content::ResendAnswer(from_cbor(&w.b)?),
             "session_refreshed" => Content::SessionRefreshed,
+            "call" if w.b.len() > CALL_BYTES => return Err(E2eeError::Invalid("the call signal is longer than allowed")),
+            "call" => Content::Call(w.b),
             other => Content::Unknown(other.chars().take(64).collect()),
         };
         Ok(Self { temp_id: w.id, n: w.n, written_at: w.at, content })

@@ -510,6 +510,12 @@ impl Group {
         self.mls.epoch_authenticator().as_slice().to_vec()
     }
 
+    /// 32 bytes for the media of this epoch (RFC 9420, 8.5): the same on all devices inside, and on no others. `context` names the room.
+    pub fn export_media_secret<K: KvStore>(&self, cx: &Context<'_, K>, context: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, E2eeError> {
+        let secret = self.mls.export_secret(cx.crypto(), "SecureConnect media v1", context, 32);
+        secret.map(zeroize::Zeroizing::new).map_err(E2eeError::mls)
+    }
+
     /// All leaves; an error when one has no valid certificate.
     pub fn leaves(&self) -> Result<Vec<Leaf>, E2eeError> {
         self.mls.members().map(|m| leaf(m.credential.serialized_content(), &m.signature_key)).collect()

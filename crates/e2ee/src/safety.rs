@@ -30,6 +30,13 @@ fn digits(fingerprint: &[u8; 64]) -> String {
         .collect()
 }
 
+/// Thirty digits for the state of a group: those who see the same ones are in the same group, with nobody in between. From the
+/// epoch authenticator (RFC 9420, 8.7).
+#[must_use]
+pub fn epoch_check(authenticator: &[u8]) -> String {
+    digits(&Sha512::new().chain_update(b"SecureConnect epoch check v1").chain_update(authenticator).finalize().into())
+}
+
 /// One side of a comparison: an Ed25519 identity key with its type byte, and the account's id.
 fn side(key: &[u8; 32], user: &[u8; 16]) -> [u8; 64] {
     let mut typed = [0xED; 33];

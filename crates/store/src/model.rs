@@ -257,6 +257,42 @@ pub enum System {
         /// Why, as a code.
         reason: String,
     },
+    /// A call. Its row has the call's id and changes while the call goes on.
+    Call(CallLine),
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallOutcome {
+    /// Nobody answered, or the caller gave up before.
+    Missed,
+    /// It was not wanted.
+    Declined,
+    /// The other person was in another call.
+    Busy,
+    /// It could not be carried.
+    Failed,
+    /// The two talked.
+    Ended,
+}
+
+/// A call in the timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CallLine {
+    /// Who called.
+    pub by: UserId,
+    /// From which device.
+    pub device: DeviceId,
+    /// When somebody answered, and on which device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<(UnixMillis, DeviceId)>,
+    /// What became of it; nothing while it goes on, or when nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<CallOutcome>,
+    /// How long the two talked, in seconds.
+    #[serde(default)]
+    pub seconds: u64,
 }
 
 /// A job of the outbox.

@@ -1,6 +1,6 @@
 //! The writing transaction.
 
-use crate::model::{Contact, Conversation, ConversationState, IdentityChange, Job, RowKind, Status, System};
+use crate::model::{CallLine, Contact, Conversation, ConversationState, IdentityChange, Job, RowKind, Status, System};
 use crate::read::{Read, int};
 use crate::search::fold;
 use crate::{StoreError, StoreResult};
@@ -324,13 +324,29 @@ impl Write<'_> {
 
     /// Stores a system line after the entry at `seq`; the entry's own position stays free for it.
     pub fn insert_system(&self, id: ConversationId, seq: u64, at: UnixMillis, line: &System) -> StoreResult<()> {
+        self.insert_line(id, TempId::generate(), seq, at, line)
+    }
+
+    fn insert_line(&self, id: ConversationId, temp_id: TempId, seq: u64, at: UnixMillis, line: &System) -> StoreResult<()> {
         let body = serde_json::to_string(line).map_err(|_| Read::damaged("system line"))?;
         self.run(
             "INSERT INTO messages (conversation_id, pos, seq, temp_id, sender, sender_device, kind, body, sent_at, status) \
              VALUES (?1, (SELECT MAX(?2 + 1, COALESCE(MAX(pos) + 1, ?2 + 1)) FROM messages WHERE conversation_id = ?1 AND pos BETWEEN ?2 AND ?2 + 1048575), ?3, ?4, ?5, ?5, 1, ?6, ?7, 3)",
-            params![id.as_bytes(), int(seq) << 20, int(seq), TempId::generate().as_bytes(), [0u8; 16], body, at],
+            params![id.as_bytes(), int(seq) << 20, int(seq), temp_id.as_bytes(), [0u8; 16], body, at],
         )
         .map(|_| ())
+    }
+
+    /// Adds the line of a call, under the call's id.
+    pub fn insert_call(&self, id: ConversationId, call: TempId, seq: u64, at: UnixMillis, line: &CallLine) -> StoreResult<()> {
+        self.insert_line(id, call, seq, at, &System::Call(*line))
+    }
+
+    /// Changes the line of a call.
+    pub fn update_call(&self, id: ConversationId, call: TempId, line: &CallLine) -> StoreResult<()> {
+        let body = serde_json::to_string(&System::Call(*line)).map_err(|_| Read::damaged("system line"))?;
+        let params = params![body, id.as_bytes(), call.as_bytes()];
+        self.run("UPDATE messages SET body = ?1 WHERE conversation_id = ?2 AND temp_id = ?3 AND kind = 1", params).map(|_| ())
     }
 
     /// A message of ours has its place: it is sent.
