@@ -97,6 +97,11 @@ impl Api {
         self.authed(reqwest::Method::PUT, path, Some(body)).await
     }
 
+    /// `DELETE`, logged in.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> EngineResult<T> {
+        self.authed(reqwest::Method::DELETE, path, None::<&()>).await
+    }
+
     /// `GET`, without being logged in.
     pub async fn open_get<T: DeserializeOwned>(&self, path: &str) -> EngineResult<T> {
         self.send(reqwest::Method::GET, path, None::<&()>, None).await

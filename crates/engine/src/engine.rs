@@ -7,6 +7,7 @@ pub use reset::{Preview, Report, ResetScope};
 
 use crate::account::Account;
 use crate::api::Api;
+use crate::calls::Calls;
 use crate::core::inbox::left;
 use crate::core::{Db, outbox};
 use crate::jobs::{self, People, kind};
@@ -18,12 +19,12 @@ use sc_e2ee::identity::AccountIdentity;
 use sc_e2ee::safety::SafetyNumber;
 use sc_protocol::frame::ClientFrame;
 use sc_protocol::rest::{ConversationKind, Empty, PutRole, Role, Session, UserInfo};
-use sc_protocol::{ConversationId, ErrorCode, TempId, UserId, limits};
+use sc_protocol::{ConversationId, ErrorCode, RoomId, TempId, UserId, limits};
 use sc_store::model::{Contact, IdentityChange, MessageRow};
 use sc_store::{Read, Reader, StoreResult};
 use serde::Serialize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use zeroize::Zeroizing;
@@ -45,6 +46,10 @@ pub enum Event {
     Devices,
     /// There is work for the outbox.
     Outbox,
+    /// The present call.
+    Call,
+    /// Who is in a room is another now: [`Engine::room_news`].
+    Room(RoomId),
 }
 
 /// How the connection is.
@@ -70,11 +75,24 @@ struct Inner {
     spare: Mutex<Reader>,
     account: Mutex<Option<Account>>,
     dir: PathBuf,
+    calls: Arc<Calls>,
 }
 
 /// The engine of one profile.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
+
+/// An engine that this does not keep alive.
+#[derive(Clone)]
+pub struct WeakEngine(Weak<Inner>);
+
+impl WeakEngine {
+    /// The engine, while it lives.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Engine> {
+        self.0.upgrade().map(Engine)
+    }
+}
 
 fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,6 +118,7 @@ impl Engine {
             spare: Mutex::new(second),
             account: Mutex::new(None),
             dir,
+            calls: Arc::default(),
         }));
         if let Some(account) = account {
             this.go_live(account, session).await?;
@@ -122,7 +141,7 @@ impl Engine {
         let api = self.api(&account.server, session)?;
         *lock(&self.0.account) = Some(account);
         let reader = lock(&self.0.reader).take().ok_or(EngineError::Stopped)?;
-        let shared = Shared::new(self.0.db.clone(), api, own.clone(), reader, self.0.events.clone());
+        let shared = Shared::new(self.0.db.clone(), api, own.clone(), reader, self.0.events.clone(), self.0.calls.clone());
         *lock(&self.0.live) = Some(shared.clone());
         if own.identity.is_some() {
             tokio::spawn(sync::run_gateway(shared.clone()));
@@ -142,7 +161,17 @@ impl Engine {
             .await
     }
 
-    fn shared(&self) -> EngineResult<Arc<Shared>> {
+    /// For tasks that end with the engine.
+    #[must_use]
+    pub fn weak(&self) -> WeakEngine {
+        WeakEngine(Arc::downgrade(&self.0))
+    }
+
+    pub(crate) fn calls(&self) -> Arc<Calls> {
+        self.0.calls.clone()
+    }
+
+    pub(crate) fn shared(&self) -> EngineResult<Arc<Shared>> {
         lock(&self.0.live).clone().ok_or(EngineError::Locked("Log in first."))
     }
 
@@ -446,6 +475,12 @@ impl Engine {
                 cx.with_group(&c, |g, _| Ok((g.epoch(), g.authenticator())))
             })
             .await
+    }
+
+    /// Thirty digits that are the same on every device of the conversation; they change with its members. `None` when there is no
+    /// group.
+    pub async fn epoch_check(&self, id: ConversationId) -> EngineResult<Option<String>> {
+        Ok(self.authenticator(id).await?.map(|(_, a)| sc_e2ee::safety::epoch_check(&a)))
     }
 
     /// Disconnects and stops the tasks. What is in the outbox goes out at the next start.

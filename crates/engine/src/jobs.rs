@@ -10,13 +10,14 @@ mod renew;
 pub use membership::verify_user;
 
 use crate::core::Cx;
+use crate::core::calls;
 use crate::core::inbox::{Entry, Todo, project};
 use crate::core::outbox::{Prepared, fail, prepare, queue_silent};
 use crate::sync::Shared;
 use crate::{EngineError, EngineResult, Event, now_ms};
 use membership::commit;
 use renew::{install_rejoin, install_reset, rejoin, reset};
-use sc_e2ee::content::{Content, ResendRequest};
+use sc_e2ee::content::{Content, Message, ResendRequest};
 use sc_e2ee::group::Group;
 use sc_protocol::frame::ClientFrame;
 use sc_protocol::rest::{Appended, ConversationKind, CreateConversation, CreatedConversation, Empty, NewGroup, SendMessage};
@@ -130,7 +131,12 @@ pub fn complete(cx: &mut Cx<'_>, c: &Conversation, temp_id: TempId, seq: u64, at
             cx.w.mark_sent(c.id, temp_id, seq, at)?;
             cx.w.set_read_seq(c.id, seq)?;
         }
-        kind::SILENT => cx.w.set_silent(c.id, seq)?,
+        kind::SILENT => {
+            cx.w.set_silent(c.id, seq)?;
+            if let Ok(Message { content: Content::Call(signal), .. }) = Message::decode(&job.body) {
+                calls::placed(cx, c, seq, at, &signal, todo)?;
+            }
+        }
         kind::REJOIN => install_rejoin(cx, c, &job, seq, at, todo)?,
         kind::RESET => install_reset(cx, c, &job, seq, at)?,
         _ => {

@@ -13,13 +13,16 @@
 
 pub mod account;
 pub mod api;
+pub mod calls;
 pub mod core;
 mod engine;
 pub mod jobs;
 pub mod profile;
+pub mod rooms;
 pub mod sync;
 
-pub use engine::{ConnectionState, Engine, Event, Preview, Report, ResetScope};
+pub use engine::{ConnectionState, Engine, Event, Preview, Report, ResetScope, WeakEngine};
+pub use sc_calls as call;
 
 use sc_e2ee::E2eeError;
 use sc_protocol::{ErrorBody, ErrorCode};

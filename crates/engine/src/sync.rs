@@ -13,6 +13,7 @@ pub use outbox::run_outbox;
 
 use crate::account;
 use crate::api::Api;
+use crate::calls::Calls;
 use crate::core::inbox::{Entry, Todo, receive};
 use crate::core::{Db, Own, directory};
 use crate::engine::{ConnectionState, Event};
@@ -21,7 +22,8 @@ use crate::{EngineError, EngineResult, now_ms};
 use futures_util::{SinkExt as _, StreamExt as _};
 use sc_protocol::frame::{ClientFrame, Cursor, Encoding, Envelope, EnvelopeKind, SUBPROTOCOL_MSGPACK, ServerFrame};
 use sc_protocol::rest::{ConversationInfo, ConversationPage, EnvelopePage, UserInfo};
-use sc_protocol::{ConversationId, ErrorBody, ErrorCode, limits};
+use sc_protocol::rooms::RoomInfo;
+use sc_protocol::{ConversationId, ErrorBody, ErrorCode, RoomId, limits};
 use sc_store::model::ConversationState;
 use sc_store::{Read, Reader, StoreResult};
 use std::collections::HashMap;
@@ -58,6 +60,10 @@ pub struct Shared {
     pub hurry: Notify,
     /// The engine stops.
     pub stop: watch::Sender<bool>,
+    /// Who follows calls.
+    pub calls: Arc<Calls>,
+    /// Rooms, as the server told of them last.
+    pub rooms: Mutex<HashMap<RoomId, RoomInfo>>,
     reader: Arc<Mutex<Reader>>,
     gateway: Mutex<Option<mpsc::Sender<ClientFrame>>>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
@@ -68,19 +74,33 @@ fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Rooms that are remembered; beyond it they are asked for anew.
+const ROOMS: usize = 1_000;
+
 impl Shared {
+    /// Remembers what a room looks like now.
+    fn room_news(&self, room: RoomInfo) -> RoomId {
+        let id = room.room_id;
+        let mut rooms = lock(&self.rooms);
+        if rooms.len() >= ROOMS {
+            rooms.clear();
+        }
+        rooms.insert(id, room);
+        id
+    }
+
     /// Puts the parts together.
-    pub fn new(db: Db, api: Api, own: Own, reader: Reader, events: broadcast::Sender<Event>) -> Arc<Self> {
-        Self::assemble(db, api, own, Arc::new(Mutex::new(reader)), events)
+    pub fn new(db: Db, api: Api, own: Own, reader: Reader, events: broadcast::Sender<Event>, calls: Arc<Calls>) -> Arc<Self> {
+        Self::assemble(db, api, own, Arc::new(Mutex::new(reader)), events, calls)
     }
 
     /// The same for another device of the account: after linking, after a new identity.
     #[must_use]
     pub fn successor(&self, api: Api, own: Own) -> Arc<Self> {
-        Self::assemble(self.db.clone(), api, own, self.reader.clone(), self.events.clone())
+        Self::assemble(self.db.clone(), api, own, self.reader.clone(), self.events.clone(), self.calls.clone())
     }
 
-    fn assemble(db: Db, api: Api, own: Own, reader: Arc<Mutex<Reader>>, events: broadcast::Sender<Event>) -> Arc<Self> {
+    fn assemble(db: Db, api: Api, own: Own, reader: Arc<Mutex<Reader>>, events: broadcast::Sender<Event>, calls: Arc<Calls>) -> Arc<Self> {
         Arc::new(Self {
             db,
             api,
@@ -89,9 +109,11 @@ impl Shared {
             state: watch::channel(ConnectionState::Connecting).0,
             hurry: Notify::new(),
             stop: watch::channel(false).0,
+            calls,
             reader,
             gateway: Mutex::new(None),
             waiting: Mutex::default(),
+            rooms: Mutex::default(),
             next_request: AtomicU64::new(1),
         })
     }
@@ -162,7 +184,9 @@ impl Shared {
     }
 
     async fn store_batch(&self, entries: Vec<Entry>) -> EngineResult<Todo> {
-        self.db.write(move |cx| receive(cx, &entries)).await
+        let mut todo = self.db.write(move |cx| receive(cx, &entries)).await?;
+        self.calls.news(std::mem::take(&mut todo.calls));
+        Ok(todo)
     }
 
     /// Fetches one page after the cursor, until there is none.
@@ -253,6 +277,12 @@ impl Shared {
         Ok(info)
     }
 
+    /// The network is another one: the connection over the old one is given up, and a new one tried at once.
+    pub fn reconnect(&self) {
+        *lock(&self.gateway) = None;
+        self.hurry.notify_one();
+    }
+
     fn stopping(&self) -> bool {
         *self.stop.borrow()
     }
@@ -333,6 +363,7 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
     match tokio::time::timeout(ANSWER, next_frame(&mut socket)).await {
         Ok(Ok(Some(ServerFrame::Connected { server_time, .. }))) => {
             let skew = now_ms() - server_time;
+            s.calls.set_skew(skew);
             if skew.abs() > 5 * 60_000 {
                 tracing::warn!(seconds = skew / 1000, "this device's clock differs from the server's");
             }
@@ -510,6 +541,11 @@ async fn handle(s: &Arc<Shared>, frame: ServerFrame, attempt: &mut u32) {
         ServerFrame::ConversationUpdated { conversation_id } => s.refresh_conversation(conversation_id).await,
         ServerFrame::DevicesChanged {} => {
             let _ = s.events.send(Event::Devices);
+            Ok(())
+        }
+        ServerFrame::RoomUpdated { room } => {
+            // Nobody may be listening.
+            let _ = s.events.send(Event::Room(s.room_news(room)));
             Ok(())
         }
         ServerFrame::KeyPackagesLow { .. } => account::refill_key_packages(&s.db, &s.api).await,

@@ -13,6 +13,7 @@ use self::membership::{Facts, policy};
 use self::resend::{answer_resend, resent};
 use self::stay::{reset, welcome};
 use super::Cx;
+use super::calls::{self, CallNews};
 use crate::jobs::{self, kind};
 use crate::{EngineError, EngineResult};
 use sc_e2ee::E2eeError;
@@ -51,6 +52,8 @@ pub struct Todo {
     pub gaps: Vec<ConversationId>,
     /// Title, roster or kind are not known well: fetch them.
     pub refresh: Vec<ConversationId>,
+    /// What the call machine is to hear.
+    pub calls: Vec<CallNews>,
 }
 
 impl Todo {
@@ -136,7 +139,7 @@ fn envelope(cx: &mut Cx<'_>, e: &Envelope, todo: &mut Todo) -> EngineResult<()> 
         return own_envelope(cx, &c, e, todo);
     }
     match e.kind {
-        EnvelopeKind::Application => application(cx, &c, e)?,
+        EnvelopeKind::Application => application(cx, &c, e, todo)?,
         EnvelopeKind::Commit | EnvelopeKind::Proposal => handshake(cx, &c, e, todo)?,
         EnvelopeKind::Welcome => welcome(cx, &c, e, todo)?,
         EnvelopeKind::Reset => reset(cx, &c, e, todo)?,
@@ -146,7 +149,7 @@ fn envelope(cx: &mut Cx<'_>, e: &Envelope, todo: &mut Todo) -> EngineResult<()> 
     Ok(())
 }
 
-fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope) -> EngineResult<()> {
+fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, todo: &mut Todo) -> EngineResult<()> {
     if e.generation != c.generation || c.state != ConversationState::Active {
         return undecryptable(cx, c, e, "not_joined");
     }
@@ -161,7 +164,7 @@ fn application(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope) -> EngineResult<
     match outcome {
         Ok(Received::Message { sender, bytes }) => {
             cx.w.release()?;
-            content(cx, c, e, &sender, &bytes)
+            content(cx, c, e, &sender, &bytes, todo)
         }
         Ok(_) => cx.w.release().map_err(Into::into),
         Err(err) => {
@@ -193,7 +196,7 @@ fn is_unreadable(cx: &Cx<'_>, c: &Conversation, seq: u64) -> EngineResult<bool> 
 }
 
 /// Stores what a message says.
-fn content(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, bytes: &[u8]) -> EngineResult<()> {
+fn content(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, bytes: &[u8], todo: &mut Todo) -> EngineResult<()> {
     let Ok(m) = Message::decode(bytes) else { return undecryptable(cx, c, e, "malformed") };
     count(cx, c, e, sender, m.n)?;
     match m.content {
@@ -206,6 +209,10 @@ fn content(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, bytes
         }
         Content::ResendRequest(r) => answer_resend(cx, c, sender, &r)?,
         Content::ResendAnswer(a) => resent(cx, c, sender, &a)?,
+        Content::Call(bytes) => {
+            let from = calls::From { user: sender.user, device: sender.device, seq: e.seq, at: e.sent_at };
+            calls::heard(cx, c, from, &bytes, todo)?;
+        }
         Content::SessionRefreshed => cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionRefreshed { who: sender.user })?,
         _ => {
             let status = status_of(cx, sender.user)?;

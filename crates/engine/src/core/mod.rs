@@ -4,6 +4,7 @@
 //! it succeeds the transaction is committed and the [`Event`]s it noted are sent; when it fails everything is undone and
 //! the groups in memory are dropped, because they may have run ahead.
 
+pub mod calls;
 pub mod directory;
 pub mod inbox;
 pub mod outbox;
