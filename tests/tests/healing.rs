@@ -102,14 +102,10 @@ async fn a_store_restored_from_an_old_copy_notices_renews_its_keys_and_gets_its_
     alice.say(c, "one").await?;
     bob.sees(c, "one").await?;
     alice.settle().await?;
-    let (dir, old) = (alice.dir.clone(), world.dir.path().join("old-copy"));
-    alice.engine.stop().await;
-    drop(alice);
-    let alice = until("the profile is closed", || async {
-        copy_profile(&dir, &old)?;
-        Ok(Some(Person::open(&dir, "alice").await?))
-    })
-    .await?;
+    let old = world.dir.path().join("old-copy");
+    let dir = alice.close().await?;
+    copy_profile(&dir, &old)?;
+    let alice = Person::open(&dir, "alice").await?;
     alice.online().await?;
     alice.say(c, "two, lost by the restore").await?;
     alice.settle().await?;
@@ -139,14 +135,14 @@ async fn a_copy_from_before_a_waiting_message_was_sent_does_not_use_its_keys_aga
     alice.settle().await?;
     world.stop_server().await;
     alice.say(c, "waits").await?;
-    let dir = alice.close().await;
+    let dir = alice.close().await?;
     let copy = world.dir.path().join("copy");
     copy_profile(&dir, &copy)?;
     world.start_server().await?;
     let alice = Person::open(&dir, "alice").await?;
     bob.sees(c, "waits").await?;
     alice.settle().await?;
-    alice.close().await;
+    alice.close().await?;
     copy_profile(&copy, &dir)?;
     let alice = Person::open(&dir, "alice").await?;
     alice.online().await?;
@@ -215,14 +211,10 @@ async fn whoever_came_in_while_a_store_was_lost_is_shown_and_let_in_by_the_perso
     bob.sees(c, "start").await?;
     alice.settle().await?;
     let alice = alice.restart().await?;
-    let (dir, old) = (alice.dir.clone(), world.dir.path().join("old-copy"));
-    alice.engine.stop().await;
-    drop(alice);
-    let alice = until("the profile is closed", || async {
-        copy_profile(&dir, &old)?;
-        Ok(Some(Person::open(&dir, "alice").await?))
-    })
-    .await?;
+    let old = world.dir.path().join("old-copy");
+    let dir = alice.close().await?;
+    copy_profile(&dir, &old)?;
+    let alice = Person::open(&dir, "alice").await?;
     alice.online().await?;
     alice.engine.add_members(c, vec![alice.engine.find_user("dave").await?.user_id]).await?;
     alice.settle().await?;

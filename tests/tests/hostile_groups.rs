@@ -156,7 +156,7 @@ async fn a_reset_nobody_signed_is_refused_and_the_session_repaired() -> Result<(
 
 /// The newest entry as its receiver will get it is another member's commit, also valid: two members now see two groups.
 async fn fork(world: &mut World, alice: &Person, bob: Person, carol: &Person, c: ConversationId) -> Result<Person> {
-    let dir = bob.close().await;
+    let dir = bob.close().await?;
     let epoch = carol.engine.authenticator(c).await?.context("a group")?.0;
     // Carol's client builds a commit that she never sends; the server has it all the same.
     let other = carol
@@ -239,7 +239,7 @@ async fn messages_the_server_shows_in_another_order_are_marked() -> Result<()> {
     let c = alice.direct("bob").await?;
     alice.say(c, "first").await?;
     bob.sees(c, "first").await?;
-    let dir = bob.close().await;
+    let dir = bob.close().await?;
     for text in ["do not", "agree"] {
         alice.say(c, text).await?;
     }

@@ -102,7 +102,7 @@ async fn a_message_the_server_damages_is_listed_asked_for_and_healed() -> Result
     let c = alice.direct("bob").await?;
     alice.say(c, "first").await?;
     bob.sees(c, "first").await?;
-    let dir = bob.close().await;
+    let dir = bob.close().await?;
     alice.say(c, "second").await?;
     alice.settle().await?;
     let damage = "UPDATE log SET payload = CAST(substr(payload, 1, length(payload) - 20) || x'0000000000000000000000000000000000000000' AS BLOB) \
@@ -130,7 +130,7 @@ async fn an_entry_the_server_removes_leaves_a_line() -> Result<()> {
     let c = alice.direct("bob").await?;
     alice.say(c, "first").await?;
     bob.sees(c, "first").await?;
-    let dir = bob.close().await;
+    let dir = bob.close().await?;
     for text in ["held back", "third"] {
         alice.say(c, text).await?;
     }

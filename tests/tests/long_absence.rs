@@ -22,7 +22,7 @@ async fn a_device_that_missed_a_thousand_commits_and_messages_reads_everything()
     bob.sees(c, "before").await?;
     carol.sees(c, "before").await?;
     let before = bob.engine.authenticator(c).await?.unwrap().0;
-    let away = bob.close().await;
+    let away = bob.close().await?;
 
     let started = Instant::now();
     for i in 0..ROUNDS {

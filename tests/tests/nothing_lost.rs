@@ -70,7 +70,7 @@ async fn twenty_kills_of_a_client_lose_nothing_it_has_shown() -> Result<()> {
     let c = alice.direct("bob").await?;
     alice.say(c, "start").await?;
     alice.settle().await?;
-    let profile = alice.close().await;
+    let profile = alice.close().await?;
     until("the profile is free", || async {
         match profile::open(&profile, Some(PASSPHRASE), false) {
             Err(EngineError::InUse) => Ok(None),

@@ -37,7 +37,7 @@ async fn a_device_that_was_away_gets_exactly_what_it_missed() -> Result<()> {
     let c = alice.direct("bob").await?;
     alice.say(c, "hello").await?;
     bob.sees(c, "hello").await?;
-    let dir = bob.close().await;
+    let dir = bob.close().await?;
     for i in 0..250 {
         alice.say(c, &format!("missed {i}")).await?;
     }

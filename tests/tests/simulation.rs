@@ -130,7 +130,7 @@ impl Run {
             91..96 => {
                 let to = self.world.dir.path().join(format!("copy-{}", NAMES[i]));
                 let person = self.actors[i].person.take().unwrap();
-                let dir = person.close().await;
+                let dir = person.close().await?;
                 // The copy is made when nobody writes any more.
                 let probe = Person::open(&dir, NAMES[i]).await?;
                 probe.engine.stop().await;
@@ -155,7 +155,7 @@ impl Run {
     async fn restore(&mut self, i: usize) -> Result<()> {
         let Some((copy, then)) = self.actors[i].copy.take() else { return Ok(()) };
         let person = self.actors[i].person.take().unwrap();
-        let dir = person.close().await;
+        let dir = person.close().await?;
         until("the profile is free", || async { Ok(sc_engine::profile::open(&dir, Some(sc_testkit::PASSPHRASE), false).ok()) }).await?;
         copy_profile(&copy, &dir)?;
         self.actors[i].person = Some(Person::open(&dir, NAMES[i]).await?);

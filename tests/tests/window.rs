@@ -49,7 +49,14 @@ async fn the_first_message_of_a_conversation_stays_in_sight_when_it_is_sent() ->
     let mut world = World::new().await?;
     let bob = world.person("bob").await?;
     let passphrase = Some(PASSPHRASE.to_owned());
-    let options = AppOptions { dir: world.dir.path().join("alice"), use_keyring: false, passphrase, device_name: "laptop".into() };
+    let options = AppOptions {
+        dir: world.dir.path().join("alice"),
+        use_keyring: false,
+        passphrase,
+        device_name: "laptop".into(),
+        audio: None,
+        video: None,
+    };
     let app = App::start(options).await?;
     let register = Command::Register { server: world.url(), username: "alice".into(), password: password("alice") };
     app.call(register).await?;

@@ -4,6 +4,8 @@
 //! * [`World`]: the server and its people.
 //! * [`Person`]: one device of somebody.
 
+pub mod calls;
+pub mod network;
 pub mod proxy;
 pub mod raw;
 
@@ -65,6 +67,8 @@ impl World {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             login_rate: 1000,
             address_rate: 100_000,
+            turn_port: 0,
+            rooms_port: 0,
             ..Config::default()
         };
         change(&mut config);
@@ -160,6 +164,14 @@ pub fn copy_profile(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether this process has a file open whose path begins so. Only Linux tells; elsewhere the lock has to do.
+fn has_open(path: &Path) -> Result<bool> {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return Ok(false) };
+    let path = path.canonicalize()?;
+    let begins = |f: PathBuf| f.as_os_str().as_encoded_bytes().starts_with(path.as_os_str().as_encoded_bytes());
+    Ok(open.flatten().filter_map(|e| std::fs::read_link(e.path()).ok()).any(begins))
+}
+
 /// What somebody shows of a conversation, as far as all members should show the same.
 async fn shown(p: &Person, c: ConversationId) -> Result<Option<(Vec<(Option<u64>, String)>, Option<(u64, Vec<u8>)>)>> {
     let rows = p.rows(c)?;
@@ -240,16 +252,24 @@ impl Person {
         Ok(p)
     }
 
-    /// Closes the app; answers the folder it can be opened from again.
-    pub async fn close(self) -> PathBuf {
-        self.engine.stop().await;
-        self.dir
+    /// Closes the app; answers the folder it can be opened from again, when nobody writes to it any more: the lock is free, and no
+    /// connection to the store is open. A copy that is made before holds half a store.
+    pub async fn close(self) -> Result<PathBuf> {
+        let Self { engine, dir, .. } = self;
+        engine.stop().await;
+        drop(engine);
+        until("the profile is closed", || async {
+            let lock = std::fs::File::open(dir.join("lock"))?;
+            Ok((lock.try_lock().is_ok() && !has_open(&dir.join("store.db"))?).then_some(()))
+        })
+        .await?;
+        Ok(dir)
     }
 
     /// Closes and opens again, as after a restart of the app.
     pub async fn restart(self) -> Result<Self> {
         let name = self.name.clone();
-        Self::open(&self.close().await, &name).await
+        Self::open(&self.close().await?, &name).await
     }
 
     /// Their account.
