@@ -4,6 +4,8 @@
 //! `cargo xtask fuzz [SECONDS]` builds it instrumented, writes seeds with our own encoders and runs every target.
 #![no_main]
 
+mod calls;
+mod rooms;
 mod seeds;
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -34,6 +36,13 @@ const TARGETS: &[(&str, Target)] = &[
     ("welcome", welcome),
     ("group_message", group_message),
     ("server_group", server_group),
+    ("call_signal", calls::signal),
+    ("voice", calls::voice),
+    ("turn", calls::turn),
+    ("room_unit", rooms::unit),
+    ("room_participant", rooms::participant),
+    ("room_frames", rooms::frames),
+    ("room_video", rooms::video),
 ];
 
 fn frame(encoding: Encoding, bytes: &[u8]) {

@@ -133,5 +133,8 @@ pub fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     let out = Folder(folder);
     frames(&out)?;
     identities(&out)?;
+    for (i, (target, bytes)) in crate::calls::samples().into_iter().chain(crate::rooms::samples()).enumerate() {
+        out.put(target, &i.to_string(), &bytes)?;
+    }
     groups(&out)
 }
