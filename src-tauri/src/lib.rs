@@ -1,13 +1,13 @@
-//! The desktop shell: a window, two commands, one event channel. No logic.
+//! The desktop shell: a window, three commands, a channel of events and one of pictures. No logic.
 //!
-//! The webview may call [`call`] (one typed question) and [`subscribe`] (the channel of events), nothing else: no plugin
-//! command is exposed to it.
+//! The webview may call [`call`] (one typed question), [`subscribe`] (the channel of events) and [`pictures`] (the channel of frames to
+//! draw), nothing else: no plugin command is exposed to it.
 
 use sc_app::command::{AppEvent, Command};
 use sc_app::{App, AppError, AppOptions};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tauri::ipc::Channel;
+use tauri::ipc::{Channel, Response};
 use tauri::{Manager as _, State};
 use tokio::sync::OnceCell;
 
@@ -16,6 +16,8 @@ use tokio::sync::OnceCell;
 struct Shell {
     app: OnceCell<App>,
     options: OnceCell<AppOptions>,
+    /// Hands pictures to the page that asked last.
+    drawing: std::sync::Mutex<Option<tauri::async_runtime::JoinHandle<()>>>,
 }
 
 impl Shell {
@@ -50,20 +52,44 @@ async fn subscribe(shell: State<'_, Shell>, events: Channel<AppEvent>) -> Result
     Ok(())
 }
 
+#[tauri::command]
+async fn pictures(shell: State<'_, Shell>, frames: Channel<Response>) -> Result<(), AppError> {
+    let mut pictures = shell.app().await?.pictures();
+    let task = tauri::async_runtime::spawn(async move {
+        while let Some(frame) = pictures.next().await {
+            if frames.send(Response::new(frame.to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    // A page that was loaded anew does not get everything twice.
+    if let Some(before) = shell.drawing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(task) {
+        before.abort();
+    }
+    Ok(())
+}
+
 fn options(data_dir: Option<PathBuf>) -> AppOptions {
     let dir = std::env::var_os("SECURECONNECT_PROFILE")
         .map(PathBuf::from)
         .or_else(|| data_dir.map(|d| d.join("profile")))
         .unwrap_or_else(|| PathBuf::from("profile"));
     let host = std::fs::read_to_string("/etc/hostname").ok().map(|h| h.trim().to_owned()).filter(|h| !h.is_empty());
-    AppOptions { dir, use_keyring: true, passphrase: None, device_name: host.unwrap_or_else(|| std::env::consts::OS.to_owned()) }
+    AppOptions {
+        dir,
+        use_keyring: true,
+        passphrase: None,
+        device_name: host.unwrap_or_else(|| std::env::consts::OS.to_owned()),
+        audio: None,
+        video: None,
+    }
 }
 
 /// Runs the app until its window is closed.
 #[cfg_attr(mobile, tauri::mobile_entry_point)]
 pub fn run() -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(sc_app::LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let built = tauri::Builder::default()
         .manage(Shell::default())
@@ -73,7 +99,7 @@ pub fn run() -> ExitCode {
             let _ = handle.state::<Shell>().options.set(options(data));
             Ok(())
         })
-        .invoke_handler(tauri::generate_handler![call, subscribe])
+        .invoke_handler(tauri::generate_handler![call, subscribe, pictures])
         .run(tauri::generate_context!());
     match built {
         Ok(()) => ExitCode::SUCCESS,

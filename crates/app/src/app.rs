@@ -1,8 +1,13 @@
 //! The app behind every host: one profile, one engine, one open window.
 
+mod calls;
 mod find;
+mod pictures;
+mod rooms;
 mod window;
 
+pub(crate) use self::calls::audio_code;
+pub use self::pictures::Pictures;
 use self::window::Window;
 use crate::AppError;
 use crate::command::{AppEvent, Command, Scope};
@@ -10,6 +15,9 @@ use crate::settings::Settings;
 use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Phase, PreviewView, Protection, ReportView};
 use sc_engine::profile::{self, Opening};
 use sc_engine::{ConnectionState, Engine, Event, ResetScope};
+use sc_media::audio::AudioSetup;
+use sc_media::ring::{Ring, Tone};
+use sc_media::{Media, TestCall};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
 use sc_store::keys::{KeySlots, SlotKind};
 use serde::Serialize;
@@ -38,6 +46,10 @@ pub struct AppOptions {
     pub passphrase: Option<String>,
     /// What this device is called.
     pub device_name: String,
+    /// What calls use in the place of the devices of the settings; for hosts without a person.
+    pub audio: Option<AudioSetup>,
+    /// What is shown in rooms; for hosts without a person.
+    pub video: Option<sc_media::video::source::Source>,
 }
 
 impl std::fmt::Debug for AppOptions {
@@ -56,6 +68,15 @@ struct Inner {
     revision: AtomicU32,
     watching: Mutex<Option<tokio::task::JoinHandle<()>>>,
     events: broadcast::Sender<AppEvent>,
+    media: Mutex<Option<Arc<Media>>>,
+    test: Mutex<Option<TestCall>>,
+    room: Mutex<Option<rooms::Active>>,
+    /// Frames for whoever draws.
+    pictures: broadcast::Sender<Arc<[u8]>>,
+    /// What sounds while a call is not taken yet.
+    ring: Mutex<Option<(Tone, Ring)>>,
+    /// Tells levels while there is a call.
+    telling: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 /// The app.
@@ -89,6 +110,12 @@ impl App {
             revision: AtomicU32::new(1),
             watching: Mutex::new(None),
             events,
+            media: Mutex::new(None),
+            test: Mutex::new(None),
+            room: Mutex::new(None),
+            pictures: broadcast::channel(pictures::WAITING).0,
+            ring: Mutex::new(None),
+            telling: Mutex::new(None),
         }));
         match this.open(passphrase).await {
             Ok(()) => Ok(this),
@@ -108,6 +135,7 @@ impl App {
                 let engine = Engine::start(*profile).await?;
                 *lock(&self.0.engine) = Some(engine.clone());
                 self.follow(engine.clone());
+                self.start_media(&engine);
                 match engine.account() {
                     None => Phase::Welcome,
                     Some(a) if a.identity.is_none() => Phase::Waiting,
@@ -181,7 +209,8 @@ impl App {
             Command::SetSettings { settings } => {
                 let settings = settings.clamped();
                 settings.save(&self.0.options.dir).map_err(|e| AppError::new("STORE", format!("The settings could not be stored: {e}")))?;
-                *lock(&self.0.settings) = settings;
+                *lock(&self.0.settings) = settings.clone();
+                self.settle_media(&settings).await;
                 value(&self.told())
             }
             Command::Register { server, username, password } => {
@@ -211,6 +240,28 @@ impl App {
                 self.engine()?.network_changed();
                 Ok(Value::Null)
             }
+            other @ (Command::StartCall { .. }
+            | Command::AcceptCall
+            | Command::HangUp
+            | Command::MuteCall { .. }
+            | Command::CurrentCall
+            | Command::AudioDevices
+            | Command::TestCall { .. }) => self.call_calls(&self.engine()?, other).await,
+            other @ (Command::CreateRoom { .. }
+            | Command::Meetings
+            | Command::EnterRoom { .. }
+            | Command::LeaveRoom
+            | Command::MuteRoom { .. }
+            | Command::RaiseHand { .. }
+            | Command::RoomChat { .. }
+            | Command::ShowPictures { .. }
+            | Command::PicturesLost { .. }
+            | Command::CurrentRoom
+            | Command::Inside { .. }
+            | Command::ChangeRoom { .. }
+            | Command::CloseRoom { .. }
+            | Command::AnswerLobby { .. }
+            | Command::HostAction { .. }) => self.call_rooms(&self.engine()?, other).await,
             other => self.call_ready(other).await,
         }
     }
@@ -430,10 +481,12 @@ impl App {
         let send = |e: AppEvent| drop(self.0.events.send(e));
         let mut list = lagged;
         let mut changed = Vec::new();
+        let mut call = lagged;
         for event in &batch {
             match event {
                 Event::Conversation(c) => {
                     changed.push(*c);
+                    self.room_epoch(engine, *c).await;
                     send(AppEvent::Conversation { conversation: c.to_string() });
                 }
                 Event::Conversations => list = true,
@@ -447,6 +500,16 @@ impl App {
                 }
                 Event::Devices => send(AppEvent::Devices),
                 Event::Outbox => {}
+                Event::Room(room) => {
+                    if let Some(info) = engine.room_news(*room) {
+                        self.room_news(engine, &info);
+                    }
+                }
+                Event::Call => {
+                    call = true;
+                    // A call that rings out changes its line, and nobody says so.
+                    changed.extend(engine.call().map(|c| c.conversation).filter(|c| !changed.contains(c)));
+                }
             }
         }
         if list || changed.len() > ITEMS {
@@ -457,9 +520,12 @@ impl App {
                 Err(cause) => tracing::error!(%cause, "the list could not be drawn"),
             }
         }
+        if call {
+            self.tell_call(engine).await;
+        }
         let mut guard = self.0.window.lock().await;
         if let Some(w) = guard.as_mut() {
-            let concerned = lagged || batch.iter().any(|e| matches!(e, Event::Contacts) || *e == Event::Conversation(w.conversation));
+            let concerned = lagged || batch.contains(&Event::Contacts) || changed.contains(&w.conversation);
             if concerned && let Err(cause) = self.redraw(engine, w) {
                 tracing::error!(%cause, "the window could not be drawn");
             }
@@ -498,6 +564,11 @@ impl App {
     /// Stops the tasks; what is unsent goes out at the next start.
     pub async fn stop(&self) {
         let engine = lock(&self.0.engine).clone();
+        *lock(&self.0.test) = None;
+        *lock(&self.0.ring) = None;
+        if self.in_room() {
+            self.leave_room().await;
+        }
         if let Some(e) = engine {
             e.stop().await;
         }

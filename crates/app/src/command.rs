@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use crate::timeline::TimelineUpdate;
-use crate::view::{AppState, Connection, ListItem};
+use crate::view::{AppState, CallView, Connection, InsideView, ListItem, QualityView, RoomView};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -236,6 +236,125 @@ pub enum Command {
         #[serde(default)]
         accept: Vec<String>,
     },
+    /// Calls the other person of a direct conversation. The call's id.
+    StartCall {
+        /// Which.
+        conversation: String,
+    },
+    /// Takes the call that rings. Nothing.
+    AcceptCall,
+    /// Hangs up, declines, or puts the notice of an ended call away. Nothing.
+    HangUp,
+    /// Turns the microphone off or on. Nothing.
+    MuteCall {
+        /// Off.
+        muted: bool,
+    },
+    /// `CallView | null`.
+    CurrentCall,
+    /// `AudioDevicesView`.
+    AudioDevices,
+    /// Begins or ends hearing oneself after two seconds. Nothing; the levels come as events.
+    TestCall {
+        /// Begin.
+        on: bool,
+    },
+    /// Makes a meeting room. `MeetingView`.
+    CreateRoom {
+        /// How many may come in.
+        seats: Option<u32>,
+        /// Whoever is not a host waits.
+        lobby: bool,
+        /// People without an account may come in.
+        guests: bool,
+    },
+    /// `MeetingView[]`: the rooms one has made.
+    Meetings,
+    /// Begins to come in: a conversation's room, or by link. Nothing; the rest comes as events.
+    EnterRoom {
+        /// Which conversation's.
+        conversation: Option<String>,
+        /// Which link.
+        link: Option<String>,
+        /// How one is called where one has no account.
+        #[serde(default)]
+        name: String,
+        /// With the microphone off.
+        #[serde(default)]
+        muted: bool,
+    },
+    /// Leaves the room, or puts the notice of its end away. Nothing.
+    LeaveRoom,
+    /// Turns the microphone off or on. Nothing.
+    MuteRoom {
+        /// Off.
+        muted: bool,
+    },
+    /// Raises the hand, or takes it down. Nothing.
+    RaiseHand {
+        /// Up.
+        up: bool,
+    },
+    /// These pictures are drawn now; no others come, and none fifteen seconds after this was said last. Nothing.
+    ShowPictures {
+        /// Which, and how large.
+        pictures: Vec<WantedPicture>,
+    },
+    /// What is drawn has lost frames: the picture goes on with a key frame. Nothing.
+    PicturesLost {
+        /// Of whom.
+        identity: String,
+        /// Their screen, not their camera.
+        screen: bool,
+    },
+    /// Says something to those inside. Nothing.
+    RoomChat {
+        /// What.
+        text: String,
+    },
+    /// `RoomView | null`.
+    CurrentRoom,
+    /// `InsideView`: who is in a conversation's room.
+    Inside {
+        /// Which.
+        conversation: String,
+    },
+    /// As a host: what is not named stays. Nothing.
+    ChangeRoom {
+        /// Which.
+        room: String,
+        /// Seats.
+        seats: Option<u32>,
+        /// Nobody else comes in.
+        locked: Option<bool>,
+        /// Whoever is not a host waits.
+        lobby: Option<bool>,
+        /// People without an account may come in.
+        guests: Option<bool>,
+    },
+    /// As a host: closes a room for good. Nothing.
+    CloseRoom {
+        /// Which.
+        room: String,
+    },
+    /// As a host: lets somebody in, or turns them away. Nothing.
+    AnswerLobby {
+        /// Which.
+        room: String,
+        /// Who.
+        ticket: String,
+        /// In.
+        admit: bool,
+    },
+    /// As a host: takes somebody out, or switches off what they send. Nothing.
+    HostAction {
+        /// Which.
+        room: String,
+        /// Who.
+        identity: String,
+        /// What.
+        action: HostActionKind,
+    },
     /// The system says the network is back. Nothing.
     NetworkChanged,
 }
@@ -245,6 +364,32 @@ impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = serde_json::to_value(self).ok().and_then(|v| v.get("type").and_then(|t| t.as_str().map(str::to_owned)));
         write!(f, "Command({})", name.unwrap_or_default())
+    }
+}
+
+/// What a host does to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "HostActionKind.ts")]
+pub enum HostActionKind {
+    /// They have to leave.
+    Remove,
+    /// Their microphone is switched off.
+    Mute,
+    /// Their camera is switched off.
+    CameraOff,
+    /// Their screen is switched off.
+    ScreenOff,
+}
+
+impl From<HostActionKind> for sc_protocol::rooms::HostAction {
+    fn from(k: HostActionKind) -> Self {
+        match k {
+            HostActionKind::Remove => Self::Remove,
+            HostActionKind::Mute => Self::Mute,
+            HostActionKind::CameraOff => Self::CameraOff,
+            HostActionKind::ScreenOff => Self::ScreenOff,
+        }
     }
 }
 
@@ -320,4 +465,38 @@ pub enum AppEvent {
     Contacts,
     /// Own devices changed.
     Devices,
+    /// The call changed, or there is none any more.
+    Call {
+        /// As it is.
+        call: Option<Box<CallView>>,
+    },
+    /// The room one is in changed, or there is none any more.
+    Room {
+        /// As it is.
+        room: Option<Box<RoomView>>,
+    },
+    /// Who is inside a conversation's room is another now.
+    Inside {
+        /// As it is.
+        inside: InsideView,
+    },
+    /// How the call, the room or the test call sounds.
+    Quality {
+        /// As it is.
+        quality: QualityView,
+    },
+}
+
+/// A picture that is drawn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "WantedPicture.ts")]
+pub struct WantedPicture {
+    /// Of whom.
+    pub identity: String,
+    /// Their screen, not their camera.
+    pub screen: bool,
+    /// Points across.
+    pub width: u32,
+    /// Points down.
+    pub height: u32,
 }

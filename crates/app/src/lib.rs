@@ -13,7 +13,11 @@ pub mod settings;
 pub mod timeline;
 pub mod view;
 
-pub use app::{App, AppOptions};
+pub use app::{App, AppOptions, Pictures};
+
+/// What hosts log when nothing else is said. The sound library calls every closed connection an
+/// error, and the network libraries warn of what is part of every call.
+pub const LOG: &str = "warn,pulseaudio::client=off,rtc_dtls=error,rtc_ice=error";
 pub use sc_engine as engine;
 
 use sc_engine::EngineError;

@@ -44,6 +44,12 @@ pub struct Settings {
     pub compact: bool,
     /// Larger text: percent, 100 is normal.
     pub text_percent: u16,
+    /// The microphone of calls; nothing for what the system prefers.
+    pub microphone: Option<String>,
+    /// The speaker of calls; nothing for what the system prefers.
+    pub speaker: Option<String>,
+    /// Calls go through a relay, so that the other person does not learn this device's addresses.
+    pub relay_calls: bool,
 }
 
 impl Settings {

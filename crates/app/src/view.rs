@@ -1,8 +1,12 @@
 //! What the UI draws. Plain data, no secrets but what is on the screen.
 
 mod build;
+mod call;
+pub mod room;
 
 pub use build::{Names, conversation, list_item, others_read, row, safety, state_name};
+pub use call::{AudioDeviceView, AudioDevicesView, CallView, QualityView};
+pub use room::{InsideView, MeetingView, RoomLineView, RoomPersonView, RoomView, WaitingView};
 
 use crate::settings::Settings;
 use sc_engine::{Preview, Report, ResetScope};
@@ -142,7 +146,7 @@ pub struct Quote {
 #[ts(export, export_to = "SystemLine.ts")]
 pub struct SystemLine {
     /// `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `session_reset`,
-    /// `identity_changed`, `gap`, `not_added`, `refused`.
+    /// `identity_changed`, `gap`, `not_added`, `refused`, `call`.
     pub event: String,
     /// Who it is about.
     pub who: String,
@@ -152,9 +156,9 @@ pub struct SystemLine {
     pub by: String,
     /// This account did it.
     pub by_own: bool,
-    /// A title, a reason.
+    /// A title, a reason; of a call: `missed`, `declined`, `busy`, `failed`, `ended`, `running`, `ringing`.
     pub text: String,
-    /// A number.
+    /// A number; of a call: seconds.
     #[ts(type = "number")]
     pub count: u64,
 }

@@ -48,10 +48,23 @@ struct Question {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(sc_app::LOG)),
+        )
+        .with_writer(std::io::stderr)
+        .init();
     let args = Args::parse();
     let passphrase = std::env::var("SECURECONNECT_PASSPHRASE").ok().filter(|p| !p.is_empty());
-    let app = App::start(AppOptions { dir: args.profile, use_keyring: false, passphrase, device_name: "browser".into() }).await?;
+    let app = App::start(AppOptions {
+        dir: args.profile,
+        use_keyring: false,
+        passphrase,
+        device_name: "browser".into(),
+        audio: None,
+        video: None,
+    })
+    .await?;
     let mut bytes = [0u8; 24];
     rand::rngs::OsRng.fill_bytes(&mut bytes);
     let token: Arc<str> = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes).into();
@@ -77,6 +90,7 @@ async fn upgrade(State(bridge): State<Bridge>, headers: HeaderMap, ws: WebSocket
 
 async fn serve(app: App, mut socket: WebSocket) {
     let mut events = app.events();
+    let mut pictures = app.pictures();
     let (answers, mut answered) = tokio::sync::mpsc::channel::<String>(64);
     loop {
         let text = tokio::select! {
@@ -90,6 +104,12 @@ async fn serve(app: App, mut socket: WebSocket) {
                 _ => return,
             },
             Some(text) = answered.recv() => text,
+            Some(picture) = pictures.next() => {
+                if socket.send(Message::Binary(picture.to_vec().into())).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             event = events.recv() => match event {
                 Ok(event) => serde_json::json!({ "event": event }).to_string(),
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,

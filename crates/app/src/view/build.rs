@@ -3,9 +3,9 @@
 use super::{ConversationView, ListItem, MemberView, Quote, Row, SafetyView, SystemLine};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sc_protocol::UserId;
 use sc_protocol::rest::{ConversationKind, Role};
-use sc_store::model::{Contact, ConversationState, IdentityChange, ListEntry, MessageRow, RowKind, Status, System};
+use sc_protocol::{UnixMillis, UserId};
+use sc_store::model::{CallLine, CallOutcome, Contact, ConversationState, IdentityChange, ListEntry, MessageRow, RowKind, Status, System};
 use std::collections::HashMap;
 
 /// Names of accounts, for rows.
@@ -44,7 +44,7 @@ impl Names {
         user == self.own
     }
 
-    fn system(&self, body: &str) -> SystemLine {
+    fn system(&self, body: &str, at: UnixMillis) -> SystemLine {
         let mut line = SystemLine {
             event: "refused".into(),
             who: String::new(),
@@ -103,6 +103,12 @@ impl Names {
                 line.text = reason;
                 "refused"
             }
+            System::Call(c) => {
+                by = Some(c.by);
+                line.count = c.seconds;
+                line.text = call_word(&c, at, sc_engine::now_ms()).to_owned();
+                "call"
+            }
         }
         .to_owned();
         if let Some(w) = who {
@@ -112,6 +118,22 @@ impl Names {
             (line.by, line.by_own) = (self.name(b), self.is_own(b));
         }
         line
+    }
+}
+
+/// What became of a call, as a word.
+fn call_word(c: &CallLine, at: UnixMillis, now: UnixMillis) -> &'static str {
+    let rang = now - at >= i64::try_from(sc_engine::call::RING_MS).unwrap_or(i64::MAX);
+    match (c.outcome, c.answered) {
+        (Some(CallOutcome::Missed), _) => "missed",
+        (Some(CallOutcome::Declined), _) => "declined",
+        (Some(CallOutcome::Busy), _) => "busy",
+        (Some(CallOutcome::Failed), _) => "failed",
+        (Some(CallOutcome::Ended), _) => "ended",
+        (None, Some(_)) => "running",
+        // Nobody said how it ended: it does not ring for ever.
+        (None, None) if rang => "missed",
+        (None, None) => "ringing",
     }
 }
 
@@ -132,7 +154,7 @@ pub fn row(m: &MessageRow, names: &Names, quoted: Option<&MessageRow>, read_by_o
         RowKind::Undecryptable => "undecryptable",
         RowKind::Unknown => "unknown",
     };
-    let system = (m.kind == RowKind::System).then(|| names.system(&m.body));
+    let system = (m.kind == RowKind::System).then(|| names.system(&m.body, m.sent_at));
     let reply = m.reply_to.map(|r| Quote {
         temp_id: r.to_string(),
         sender: quoted.map(|q| names.name(q.sender)).unwrap_or_default(),

@@ -1,0 +1,121 @@
+//! Pictures of a room on their way to whoever draws them: encoded frames, decrypted, as bytes.
+//!
+//! A message is `flags ‖ n ‖ identity of n bytes ‖ timestamp ‖ frame`: of the flags 1 is a key frame and 2 a screen, the timestamp counts
+//! 90,000 a second in four bytes, the lowest first, and the frame is VP8. A host that is slower than the room loses frames; it then gets
+//! nothing of a picture until its next key frame, which is asked for.
+
+use super::{App, lock};
+use sc_media::room::core::{Picture, Source};
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+
+/// Frames that wait for a host: two seconds of two pictures.
+pub(super) const WAITING: usize = 128;
+
+/// A picture's frame as a message.
+pub(super) fn message(p: &Picture) -> Vec<u8> {
+    let identity = p.source.identity.as_bytes();
+    let n = u8::try_from(identity.len()).unwrap_or(u8::MAX);
+    let mut out = Vec::with_capacity(6 + identity.len() + p.frame.len());
+    out.push(u8::from(p.key) | u8::from(p.source.screen) << 1);
+    out.push(n);
+    out.extend_from_slice(identity.get(..usize::from(n)).unwrap_or(identity));
+    out.extend_from_slice(&p.timestamp.to_le_bytes());
+    out.extend_from_slice(&p.frame);
+    out
+}
+
+/// What a host draws.
+pub struct Pictures {
+    app: App,
+    frames: broadcast::Receiver<Arc<[u8]>>,
+    /// Frames were lost, and the room does not know yet.
+    lost: bool,
+    begun: Begun,
+}
+
+/// After a loss: whose pictures have begun anew. Nothing before the first one.
+#[derive(Default)]
+struct Begun(Option<HashSet<Box<[u8]>>>);
+
+impl Begun {
+    fn lose(&mut self) {
+        self.0 = Some(HashSet::new());
+    }
+
+    /// Whether a decoder can go on with this message.
+    fn follows(&mut self, message: &[u8]) -> bool {
+        let (Some(begun), [flags, n, rest @ ..]) = (&mut self.0, message) else { return true };
+        let source: Box<[u8]> = rest.iter().take(usize::from(*n)).copied().chain([flags & 2]).collect();
+        if flags & 1 == 1 {
+            begun.insert(source);
+            return true;
+        }
+        begun.contains(&source)
+    }
+}
+
+impl Pictures {
+    /// The next message; `None` when the app is gone. May be dropped at any time: nothing is forgotten.
+    pub async fn next(&mut self) -> Option<Arc<[u8]>> {
+        loop {
+            if self.lost {
+                self.app.pictures_lost(None).await;
+                self.lost = false;
+            }
+            match self.frames.recv().await {
+                Ok(message) if self.begun.follows(&message) => return Some(message),
+                // It builds on what was lost.
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(n)) => {
+                    tracing::debug!(n, "pictures came faster than they were drawn");
+                    self.lost = true;
+                    self.begun.lose();
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl App {
+    /// Frames of the pictures that were asked for with `show_pictures`.
+    #[must_use]
+    pub fn pictures(&self) -> Pictures {
+        Pictures { app: self.clone(), frames: self.0.pictures.subscribe(), lost: false, begun: Begun::default() }
+    }
+
+    pub(super) async fn pictures_lost(&self, of: Option<Source>) {
+        let room = lock(&self.0.room).as_ref().and_then(super::rooms::Active::room);
+        if let Some(room) = room {
+            room.pictures_lost(of).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_loss_each_picture_goes_on_with_a_key_frame_of_its_own() {
+        let of = |name: &str, key| {
+            let source = Source { identity: name.into(), screen: false };
+            message(&Picture { source, timestamp: 0, key, frame: vec![7] })
+        };
+        let mut begun = Begun::default();
+        assert!(begun.follows(&of("a", false)), "nothing is lost yet");
+        begun.lose();
+        assert!(!begun.follows(&of("a", false)));
+        assert!(begun.follows(&of("a", true)) && begun.follows(&of("a", false)));
+        assert!(!begun.follows(&of("b", false)));
+    }
+
+    #[test]
+    fn a_message_says_whose_picture_it_is() {
+        let source = Source { identity: "minh".into(), screen: true };
+        let p = Picture { source, timestamp: 0x0102_0304, key: true, frame: vec![9, 8] };
+        assert_eq!(message(&p), [3, 4, b'm', b'i', b'n', b'h', 4, 3, 2, 1, 9, 8]);
+    }
+}

@@ -1,0 +1,122 @@
+//! A call as it is drawn.
+
+use sc_media::Quality;
+use sc_media::transport::PathKind;
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+/// The call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "CallView.ts")]
+pub struct CallView {
+    /// Its id.
+    pub id: String,
+    /// Where.
+    pub conversation: String,
+    /// The other person.
+    pub peer: String,
+    /// Their name.
+    pub name: String,
+    /// Safety numbers were compared.
+    pub verified: bool,
+    /// This account calls.
+    pub outgoing: bool,
+    /// `calling`, `incoming`, `connecting`, `active`, `reconnecting`, `ended`.
+    pub phase: String,
+    /// Why it ended: `hung_up`, `cancelled`, `declined`, `busy`, `no_answer`, `missed`, `elsewhere`, `no_path`,
+    /// `connection_lost`, `no_microphone`, `no_speaker`, `failed`.
+    pub cause: String,
+    /// The microphone is off.
+    pub muted: bool,
+    /// How long sound has flown, when it has.
+    #[ts(type = "number | null")]
+    pub seconds: Option<u64>,
+    /// Thirty digits to compare; empty when there are none.
+    pub check: String,
+}
+
+/// How a call sounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "QualityView.ts")]
+pub struct QualityView {
+    /// How loud the microphone is, 0 to 100.
+    pub level_in: u8,
+    /// How loud the other side is, 0 to 100.
+    pub level_out: u8,
+    /// Round trip, in milliseconds.
+    pub rtt_ms: Option<u32>,
+    /// From their packet to the ear, in milliseconds.
+    pub delay_ms: u32,
+    /// Packets of theirs that did not come, in percent.
+    pub loss_in: u8,
+    /// Packets of ours that did not arrive, in percent.
+    pub loss_out: u8,
+    /// Kilobits per second received.
+    pub rate_in: u32,
+    /// Kilobits per second sent.
+    pub rate_out: u32,
+    /// `unknown`, `direct`, `relayed`.
+    pub path: String,
+    /// Why the microphone does not work: a code, or nothing.
+    pub microphone: String,
+    /// Why the speaker does not work: a code, or nothing.
+    pub speaker: String,
+}
+
+/// Loudness as a share of a meter: from -60 dB to full.
+fn meter(rms: f32) -> u8 {
+    let db = 20.0 * rms.max(1e-6).log10();
+    percent((db + 60.0) / 60.0)
+}
+
+fn percent(share: f32) -> u8 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let p = (share.clamp(0.0, 1.0) * 100.0).round() as u8;
+    p
+}
+
+impl From<&Quality> for QualityView {
+    fn from(q: &Quality) -> Self {
+        let code = |e: &Option<_>| e.as_ref().map(crate::app::audio_code).unwrap_or_default().to_owned();
+        Self {
+            level_in: meter(q.level_in),
+            level_out: meter(q.level_out),
+            rtt_ms: q.path.rtt.and_then(|d| u32::try_from(d.as_millis()).ok()),
+            delay_ms: q.heard.delay_ms,
+            loss_in: percent(q.loss_in),
+            loss_out: percent(q.path.lost),
+            rate_in: q.rate.1,
+            rate_out: q.rate.0,
+            path: match q.path.kind {
+                PathKind::Unknown => "unknown",
+                PathKind::Direct => "direct",
+                PathKind::Relayed => "relayed",
+            }
+            .to_owned(),
+            microphone: code(&q.microphone),
+            speaker: code(&q.speaker),
+        }
+    }
+}
+
+/// Devices to choose from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "AudioDevicesView.ts")]
+pub struct AudioDevicesView {
+    /// To speak into.
+    pub microphones: Vec<AudioDeviceView>,
+    /// To hear with.
+    pub speakers: Vec<AudioDeviceView>,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "AudioDeviceView.ts")]
+pub struct AudioDeviceView {
+    /// The system's id.
+    pub id: String,
+    /// The system's name.
+    pub name: String,
+    /// The system prefers it.
+    pub preferred: bool,
+}
