@@ -1,6 +1,8 @@
 //! What can be typed.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use sc_media::audio::{AudioSetup, Input, Output};
+use sc_media::video::source::Source as VideoSource;
 use std::path::PathBuf;
 
 /// The command line.
@@ -127,6 +129,34 @@ pub enum Cmd {
         #[arg(long)]
         yes: bool,
     },
+    /// Calls somebody and stays until the call is over. Prints a line for each change, and how it sounded.
+    Call {
+        /// Username.
+        user: String,
+        /// How.
+        #[command(flatten)]
+        sound: SoundArgs,
+    },
+    /// Waits for a call, takes it and stays until it is over.
+    Answer {
+        /// Wait this many seconds for a call.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+        /// Say no instead.
+        #[arg(long)]
+        decline: bool,
+        /// How.
+        #[command(flatten)]
+        sound: SoundArgs,
+    },
+    /// Meeting rooms, and the rooms of conversations.
+    Room {
+        /// What.
+        #[command(subcommand)]
+        command: RoomCmd,
+    },
+    /// The sound devices of this machine.
+    AudioDevices,
     /// Sends what waits, fetches what is missing.
     Sync,
     /// The account's devices.
@@ -142,6 +172,118 @@ pub enum Cmd {
     Revoke {
         /// Id of the device.
         device: String,
+    },
+}
+
+/// What is spoken and heard.
+#[derive(clap::Args, Clone)]
+pub struct SoundArgs {
+    /// Speak this file (WAV, 48 kHz) instead of the microphone; `none` for silence.
+    #[arg(long)]
+    pub audio_file: Option<PathBuf>,
+    /// Write what is heard to `received.wav` in this folder instead of playing it; `none` for nowhere.
+    #[arg(long)]
+    pub record: Option<PathBuf>,
+    /// Hang up after this many seconds of sound.
+    #[arg(long)]
+    pub duration: Option<u64>,
+}
+
+impl Args {
+    /// What the command takes in the place of devices.
+    pub fn audio(&self) -> Option<AudioSetup> {
+        let sound = match &self.command {
+            Cmd::Call { sound, .. } | Cmd::Answer { sound, .. } | Cmd::Room { command: RoomCmd::Join { sound, .. } } => sound,
+            _ => return None,
+        };
+        let none = |p: &PathBuf| p.as_os_str() == "none";
+        let input = match &sound.audio_file {
+            None => Input::Default,
+            Some(p) if none(p) => Input::Silence,
+            Some(p) => Input::File(p.clone()),
+        };
+        let output = match &sound.record {
+            None => Output::Default,
+            Some(p) if none(p) => Output::Nothing,
+            Some(p) => Output::File(p.join("received.wav")),
+        };
+        Some(AudioSetup { input, output })
+    }
+
+    /// What the command shows.
+    pub fn video(&self) -> Option<VideoSource> {
+        match &self.command {
+            Cmd::Room { command: RoomCmd::Join { video_file, .. } } => video_file.clone().map(VideoSource::File),
+            _ => None,
+        }
+    }
+}
+
+/// Commands on rooms.
+#[derive(Subcommand)]
+pub enum RoomCmd {
+    /// A new meeting room; prints its link, with the key that never reaches the server.
+    Create {
+        /// How many may come in.
+        #[arg(long)]
+        seats: Option<u32>,
+        /// Whoever is not you waits until you let them in.
+        #[arg(long)]
+        lobby: bool,
+        /// People without an account may come in with a browser.
+        #[arg(long)]
+        guests: bool,
+    },
+    /// The rooms you have made.
+    List,
+    /// Comes in and stays until the room is over; prints a line for each change. A link, a username, or a conversation's id.
+    Join {
+        /// Where.
+        target: String,
+        /// How you are called on a server where you have no account.
+        #[arg(long, default_value = "")]
+        name: String,
+        /// Says this to everybody once inside.
+        #[arg(long)]
+        say: Option<String>,
+        /// Lets everybody in who waits: for hosts.
+        #[arg(long)]
+        admit: bool,
+        /// Show this film (YUV4MPEG2, 4:2:0), over and over.
+        #[arg(long)]
+        video_file: Option<PathBuf>,
+        /// How.
+        #[command(flatten)]
+        sound: SoundArgs,
+    },
+    /// Nobody else comes in.
+    Lock {
+        /// Its link or id.
+        room: String,
+    },
+    /// Others may come in again.
+    Unlock {
+        /// Its link or id.
+        room: String,
+    },
+    /// Takes somebody out, by their identity as `join` prints it.
+    Remove {
+        /// Its link or id.
+        room: String,
+        /// Who.
+        identity: String,
+    },
+    /// Switches somebody's microphone off.
+    Mute {
+        /// Its link or id.
+        room: String,
+        /// Who.
+        identity: String,
+    },
+    /// Closes a room for good.
+    Close {
+        /// Its link or id.
+        room: String,
     },
 }
 

@@ -1,5 +1,8 @@
 //! The commands, each a few calls of the app.
 
+mod calls;
+mod rooms;
+
 use crate::args::{Args, Cmd, GroupCmd, KindArg, MemberRole, ScopeArg};
 use crate::output::{ask_secret, confirm, message, print};
 use base64::Engine as _;
@@ -121,6 +124,10 @@ impl Cli<'_> {
                 self.safety_number(&user).await
             }
             Cmd::ResetSession { conversation, scope, yes } => self.reset(&conversation, scope, yes).await,
+            Cmd::Call { user, sound } => self.call(&user, &sound).await,
+            Cmd::Answer { timeout, decline, sound } => self.answer(timeout, decline, &sound).await,
+            Cmd::Room { command } => self.rooms(command).await,
+            Cmd::AudioDevices => self.audio_devices().await,
             Cmd::Sync => self.sync().await,
             Cmd::Devices => self.devices().await,
             Cmd::Approve { device, code } => {

@@ -26,7 +26,8 @@ fn exit_code(e: &AppError) -> u8 {
         | "WRONG_KEY"
         | "PASSWORD_NEEDED" => 3,
         "NOT_FOUND" => 5,
-        "FORBIDDEN" | "NOT_A_MEMBER" | "RATE_LIMITED" | "IDENTITY_CHANGED" | "IDENTITY_MISMATCH" | "ROLLED_BACK" => 6,
+        "ROOM_FULL" | "ROOM_LOCKED" | "FORBIDDEN" | "NOT_A_MEMBER" | "RATE_LIMITED" | "IDENTITY_CHANGED" | "IDENTITY_MISMATCH"
+        | "ROLLED_BACK" => 6,
         c if c.starts_with("BAD_") || matches!(c, "EMPTY" | "TOO_LONG" | "WEAK_PASSWORD" | "SELF" | "USERNAME_TAKEN") => 2,
         _ => 1,
     }
@@ -58,7 +59,14 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> Result<(), AppError> {
     let dir = args.profile.clone().unwrap_or_else(args::default_profile);
     let passphrase = std::env::var("SECURECONNECT_PASSPHRASE").ok().filter(|p| !p.is_empty());
-    let options = AppOptions { dir, use_keyring: passphrase.is_none(), passphrase, device_name: "command line".into() };
+    let options = AppOptions {
+        dir,
+        use_keyring: passphrase.is_none(),
+        passphrase,
+        device_name: "command line".into(),
+        audio: args.audio(),
+        video: args.video(),
+    };
     let mut app = App::start(options.clone()).await?;
     if matches!(app.state().phase, sc_app::view::Phase::ChoosePassphrase | sc_app::view::Phase::Locked) && options.passphrase.is_none() {
         let asked = output::ask_secret("Passphrase: ")?;
