@@ -17,7 +17,7 @@ pub async fn run() -> Result<()> {
     let c = alice.direct("bob").await?;
     alice.say(c, "start").await?;
     bob.sees(c, "start").await?;
-    let dir = bob.close().await;
+    let dir = bob.close().await?;
     let start = Instant::now();
     for i in 0..MISSED {
         alice.say(c, &format!("tin nhắn số {i}, trời hôm nay đẹp quá, cuối tuần đi chơi nhé")).await?;

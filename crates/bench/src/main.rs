@@ -11,7 +11,10 @@ mod device;
 mod load;
 mod message;
 mod server;
+mod sfu;
 mod storm;
+mod turn;
+mod voice;
 
 use anyhow::Result;
 
@@ -22,12 +25,21 @@ fn main() -> Result<()> {
     match wanted.as_slice() {
         [flag, dir, listen] if flag == "--serve" => return runtime.block_on(load::serve(dir, listen)),
         [flag, dir, server] if flag == "--prepare" => return runtime.block_on(device::prepare(dir, server)),
+        [flag, dir] if flag == "--voice" => return voice::run(std::path::Path::new(dir)),
+        [flag, listen] if flag == "--turn" => return runtime.block_on(turn::serve(listen)),
+        [flag, listen] if flag == "--sfu" => return runtime.block_on(sfu::serve(listen)),
         [flag, dir] if flag == "--open" => return runtime.block_on(device::open(dir)),
         _ => {}
     }
     if on("crypto") {
         crypto::opaque()?;
         crypto::commits()?;
+    }
+    if on("turn") {
+        turn::run()?;
+    }
+    if on("sfu") {
+        sfu::run()?;
     }
     runtime.block_on(async {
         if on("device") {

@@ -1,0 +1,577 @@
+//! The forwarding unit beside Janus (Debian's): one publisher of 1.5 Mb/s, many receivers, each server on a core of its own, the load
+//! on the other one. The same clients for both: WebRTC by str0m, without congestion feedback, so that nothing but forwarding is
+//! measured. Most receivers count packets without decrypting them; a few decrypt, and measure how late each packet is.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
+use sc_sfu::net::{Handle, Listen};
+use sc_sfu::{Join, proto};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use str0m::change::{SdpAnswer, SdpOffer};
+use str0m::media::{Direction, MediaKind, Mid};
+use str0m::net::{Protocol, Receive};
+use str0m::rtp::RtpWrite;
+use str0m::{Candidate, Event, Input, Output, Rtc};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// 30 pictures a second of 5 packets: 1.5 Mb/s with headers.
+const FRAMES: u64 = 30;
+const PACKETS: u64 = 5;
+const BYTES: usize = 1_200;
+/// Receivers that decrypt and measure.
+const WITNESSES: usize = 4;
+const WARM: f64 = 3.0;
+const MEASURED: f64 = 10.0;
+
+/// `--sfu LISTEN`: the unit alone, with its signalling as frames on TCP: who they are, then LiveKit's messages.
+pub async fn serve(listen: &str) -> Result<()> {
+    let ip: IpAddr = listen.parse()?;
+    let at = SocketAddr::new(ip, 0);
+    let (unit, mut events) = Handle::start(Listen { udp: at, tcp: None, external: None }, sc_sfu::Config::default(), [7; 32])?;
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+    println!("listening on {}", listener.local_addr()?);
+    loop {
+        let (socket, _) = listener.accept().await?;
+        tokio::spawn(participant(unit.clone(), socket));
+    }
+}
+
+async fn participant(unit: Handle, socket: tokio::net::TcpStream) -> Result<()> {
+    use prost::Message as _;
+    let (mut read, mut write) = socket.into_split();
+    let identity = String::from_utf8(frame(&mut read).await?)?;
+    let mut link = unit.join(Join { room: "bench".into(), identity, auto_subscribe: true, ..Join::default() }).await.context("stopped")?;
+    let session = link.session;
+    tokio::spawn(async move {
+        while let Some(m) = link.signals.recv().await {
+            let bytes = m.encode_to_vec();
+            write.write_u32(u32::try_from(bytes.len())?).await?;
+            write.write_all(&bytes).await?;
+        }
+        anyhow::Ok(())
+    });
+    loop {
+        let bytes = frame(&mut read).await?;
+        unit.signal(session, proto::SignalRequest::decode(bytes.as_slice())?).await;
+    }
+}
+
+async fn frame(read: &mut tokio::net::tcp::OwnedReadHalf) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; read.read_u32().await? as usize];
+    read.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// A server to be measured.
+trait Target {
+    fn pid(&self) -> u32;
+    /// The answer to a publisher's offer of the track `cid`.
+    fn publish(&mut self, cid: &str, offer: &str) -> Result<String>;
+    /// An offer for a new receiver, once the publisher is up.
+    fn subscribe(&mut self) -> Result<String>;
+    /// The answer to the last offer.
+    fn answer(&mut self, sdp: &str) -> Result<()>;
+}
+
+struct Ours {
+    child: Child,
+    address: String,
+    publisher: Option<Signalling>,
+    receivers: Vec<Signalling>,
+}
+
+struct Signalling(TcpStream);
+
+impl Signalling {
+    fn open(address: &str, identity: &str) -> Result<Self> {
+        let mut this = Self(TcpStream::connect(address)?);
+        this.0.set_nodelay(true)?;
+        this.0.set_read_timeout(Some(Duration::from_secs(10)))?;
+        this.write(identity.as_bytes())?;
+        Ok(this)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;
+        Ok(self.0.write_all(bytes)?)
+    }
+
+    fn say(&mut self, message: proto::signal_request::Message) -> Result<()> {
+        use prost::Message as _;
+        self.write(&proto::SignalRequest { message: Some(message) }.encode_to_vec())
+    }
+
+    fn until<T>(&mut self, f: impl Fn(proto::signal_response::Message) -> Option<T>) -> Result<T> {
+        use prost::Message as _;
+        loop {
+            let mut len = [0; 4];
+            self.0.read_exact(&mut len)?;
+            let mut bytes = vec![0; u32::from_be_bytes(len) as usize];
+            self.0.read_exact(&mut bytes)?;
+            if let Some(v) = proto::SignalResponse::decode(bytes.as_slice())?.message.and_then(&f) {
+                return Ok(v);
+            }
+        }
+    }
+}
+
+impl Ours {
+    fn start(ip: IpAddr) -> Result<Self> {
+        let exe = std::env::current_exe()?;
+        let mut child =
+            Command::new("taskset").args(["-c", "0"]).arg(exe).args(["--sfu", &ip.to_string()]).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+        let address = line.trim().strip_prefix("listening on ").context("the unit did not start")?.to_owned();
+        Ok(Self { child, address, publisher: None, receivers: Vec::new() })
+    }
+}
+
+impl Target for Ours {
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn publish(&mut self, cid: &str, offer: &str) -> Result<String> {
+        use proto::signal_response::Message as R;
+        let mut s = Signalling::open(&self.address, "publisher")?;
+        let track = proto::AddTrackRequest {
+            cid: cid.into(),
+            r#type: proto::TrackType::Video as i32,
+            source: proto::TrackSource::Camera as i32,
+            ..Default::default()
+        };
+        s.say(proto::signal_request::Message::AddTrack(track))?;
+        s.until(|m| matches!(m, R::TrackPublished(_)).then_some(()))?;
+        s.say(proto::signal_request::Message::Offer(proto::SessionDescription {
+            r#type: "offer".into(),
+            sdp: offer.into(),
+            id: 1,
+            ..Default::default()
+        }))?;
+        let sdp = s.until(|m| if let R::Answer(d) = m { Some(d.sdp) } else { None })?;
+        self.publisher = Some(s);
+        Ok(sdp)
+    }
+
+    fn subscribe(&mut self) -> Result<String> {
+        use proto::signal_response::Message as R;
+        let mut s = Signalling::open(&self.address, &format!("receiver {}", self.receivers.len()))?;
+        let sdp = s.until(|m| if let R::Offer(d) = m { Some(d.sdp) } else { None })?;
+        self.receivers.push(s);
+        Ok(sdp)
+    }
+
+    fn answer(&mut self, sdp: &str) -> Result<()> {
+        let s = self.receivers.last_mut().context("nobody subscribes")?;
+        s.say(proto::signal_request::Message::Answer(proto::SessionDescription {
+            r#type: "answer".into(),
+            sdp: sdp.into(),
+            id: 1,
+            ..Default::default()
+        }))
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Janus with its video room and nothing else.
+struct Janus {
+    child: Child,
+    /// Its configuration, gone with it.
+    _folder: tempfile::TempDir,
+    session: u64,
+    handle: u64,
+}
+
+const PORT: u16 = 18_088;
+
+impl Janus {
+    /// `loops`: event loops; nought for a thread for each connection, as it comes.
+    fn start(interface: &str, loops: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let at = folder.path().display().to_string();
+        let plugins = "/usr/lib/x86_64-linux-gnu/janus";
+        let others = "audiobridge duktape echotest lua nosip recordplay sip streaming textroom videocall voicemail";
+        let disabled = others.split(' ').map(|p| format!("libjanus_{p}.so")).collect::<Vec<_>>().join(",");
+        let general = format!(
+            "general: {{ configs_folder = \"{at}\" plugins_folder = \"{plugins}/plugins\" transports_folder = \"{plugins}/transports\" events_folder = \"{plugins}/events\" loggers_folder = \"{plugins}/loggers\" debug_level = 2 session_timeout = 0 {} }}\nmedia: {{ rtp_port_range = \"40000-49999\" }}\nnat: {{ ice_lite = true ice_enforce_list = \"{interface}\" }}\nplugins: {{ disable = \"{disabled}\" }}\ntransports: {{ disable = \"libjanus_mqtt.so,libjanus_nanomsg.so,libjanus_pfunix.so,libjanus_rabbitmq.so,libjanus_websockets.so\" }}\nloggers: {{ disable = \"libjanus_jsonlog.so\" }}\nevents: {{ broadcast = false }}\n",
+            if loops > 0 { format!("event_loops = {loops}") } else { String::new() }
+        );
+        std::fs::write(folder.path().join("janus.jcfg"), general)?;
+        std::fs::write(folder.path().join("janus.plugin.videoroom.jcfg"), "general: { events = false }\n")?;
+        std::fs::write(
+            folder.path().join("janus.transport.http.jcfg"),
+            format!(
+                "general: {{ events = false json = \"compact\" base_path = \"/janus\" http = true port = {PORT} ip = \"127.0.0.1\" https = false mhd_connection_limit = 4000 }}\nadmin: {{ admin_http = false }}\n"
+            ),
+        )?;
+        let child = Command::new("taskset")
+            .args(["-c", "0", "janus", "-F", &at, "-C"])
+            .arg(folder.path().join("janus.jcfg"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut this = Self { child, _folder: folder, session: 0, handle: 0 };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", PORT)).is_err() {
+            ensure!(Instant::now() < deadline, "Janus did not start");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        this.session = id(&http("POST", "/janus", Some(json!({"janus": "create", "transaction": "t"})))?)?;
+        Ok(this)
+    }
+
+    fn post(&self, path: &str, mut body: Value) -> Result<Value> {
+        if let Some(o) = body.as_object_mut() {
+            o.insert("transaction".into(), "t".into());
+        }
+        let answer = http("POST", &format!("/janus/{}{path}", self.session), Some(body))?;
+        ensure!(answer.get("janus") != Some(&"error".into()), "Janus refused: {answer}");
+        Ok(answer)
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        self.handle = id(&self.post("", json!({"janus": "attach", "plugin": "janus.plugin.videoroom"}))?)?;
+        Ok(())
+    }
+
+    fn call(&self, body: Value, jsep: Option<Value>) -> Result<Value> {
+        let mut message = json!({"janus": "message", "body": body});
+        if let (Some(j), Some(o)) = (jsep, message.as_object_mut()) {
+            o.insert("jsep".into(), j);
+        }
+        self.post(&format!("/{}", self.handle), message)?;
+        loop {
+            let event = http("GET", &format!("/janus/{}", self.session), None)?;
+            if event.get("janus") == Some(&"event".into()) && event.get("sender") == Some(&self.handle.into()) {
+                ensure!(event.pointer("/plugindata/data/error").is_none(), "Janus refused: {event}");
+                return Ok(event);
+            }
+        }
+    }
+}
+
+fn sdp_of(event: &Value) -> Result<String> {
+    Ok(event.pointer("/jsep/sdp").and_then(Value::as_str).context("no description")?.to_owned())
+}
+
+fn id(v: &Value) -> Result<u64> {
+    v.pointer("/data/id").and_then(Value::as_u64).context("no id")
+}
+
+fn http(method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+    let mut s = TcpStream::connect(("127.0.0.1", PORT))?;
+    let b = body.map(|v| v.to_string()).unwrap_or_default();
+    write!(s, "{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{b}", b.len())?;
+    let mut r = String::new();
+    s.read_to_string(&mut r)?;
+    Ok(serde_json::from_str(r.split_once("\r\n\r\n").context("no answer")?.1)?)
+}
+
+impl Target for Janus {
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn publish(&mut self, _: &str, offer: &str) -> Result<String> {
+        self.attach()?;
+        let room = json!({"request": "create", "room": 1, "publishers": 10, "bitrate": 0, "videocodec": "vp8", "fir_freq": 0, "transport_wide_cc_ext": false});
+        self.post(&format!("/{}", self.handle), json!({"janus": "message", "body": room}))?;
+        let join = json!({"request": "joinandconfigure", "room": 1, "ptype": "publisher", "id": 1});
+        sdp_of(&self.call(join, Some(json!({"type": "offer", "sdp": offer})))?)
+    }
+
+    fn subscribe(&mut self) -> Result<String> {
+        self.attach()?;
+        let join = json!({"request": "join", "room": 1, "ptype": "subscriber", "streams": [{"feed": 1}]});
+        sdp_of(&self.call(join, None)?)
+    }
+
+    fn answer(&mut self, sdp: &str) -> Result<()> {
+        self.call(json!({"request": "start"}), Some(json!({"type": "answer", "sdp": sdp}))).map(|_| ())
+    }
+}
+
+impl Drop for Janus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A WebRTC client on a socket of its own.
+struct Client {
+    rtc: Rtc,
+    socket: UdpSocket,
+    state: UdpSocketState,
+    at: SocketAddr,
+    due: Instant,
+    connected: bool,
+    /// Decrypts what comes.
+    witness: bool,
+    received: u64,
+    delays: Vec<f64>,
+}
+
+impl Client {
+    fn new(ip: IpAddr, witness: bool) -> Result<Self> {
+        let socket = UdpSocket::bind((ip, 0))?;
+        socket.set_nonblocking(true)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        state.set_recv_buffer_size(UdpSockRef::from(&socket), 1 << 20).ok();
+        let at = socket.local_addr()?;
+        // Neither congestion feedback nor retransmission: nothing but forwarding.
+        let mut rtc = Rtc::builder()
+            .clear_codecs()
+            .enable_opus(true, false)
+            .enable_vp8(true)
+            .clear_extension_map()
+            .set_extension(4, str0m::rtp::Extension::RtpMid)
+            .set_rtp_mode(true)
+            .build(Instant::now());
+        rtc.add_local_candidate(Candidate::host(at, Protocol::Udp)?);
+        Ok(Self { rtc, socket, state, at, due: Instant::now(), connected: false, witness, received: 0, delays: Vec::new() })
+    }
+
+    fn drive(&mut self, buffer: &mut [u8]) -> Result<()> {
+        loop {
+            let mut meta = [RecvMeta::default()];
+            let got = self.state.recv(UdpSockRef::from(&self.socket), &mut [IoSliceMut::new(buffer)], &mut meta);
+            let [meta] = meta;
+            if got.is_err() {
+                break;
+            }
+            let Some(bytes) = buffer.get(..meta.len) else { break };
+            for datagram in bytes.chunks(meta.stride.max(1)) {
+                let media = matches!(datagram, [first, second, ..] if (128..192).contains(first) && second & 0x7f == 96);
+                if media && !self.witness {
+                    self.received += 1;
+                    continue;
+                }
+                let Ok(r) = Receive::new(Protocol::Udp, meta.addr, self.at, datagram) else { continue };
+                self.rtc.handle_input(Input::Receive(Instant::now(), r))?;
+                self.take()?;
+            }
+        }
+        let now = Instant::now();
+        if self.due <= now {
+            self.rtc.handle_input(Input::Timeout(now))?;
+            self.take()?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<()> {
+        loop {
+            match self.rtc.poll_output()? {
+                Output::Timeout(t) => {
+                    self.due = t;
+                    return Ok(());
+                }
+                Output::Transmit(t) => drop(self.socket.send_to(&t.contents, t.destination)),
+                Output::Event(Event::Connected) => self.connected = true,
+                Output::Event(Event::RtpPacket(p)) => {
+                    self.received += 1;
+                    if let Some(sent) = p.payload.get(20..28).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) {
+                        #[allow(clippy::cast_precision_loss)]
+                        self.delays.push(micros().saturating_sub(sent) as f64 / 1_000.0);
+                    }
+                }
+                Output::Event(_) => {}
+            }
+        }
+    }
+}
+
+fn micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
+}
+
+/// Processor seconds a process has used.
+fn processor(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = text.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let tick = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).context("stat");
+    Ok((tick(11)? + tick(12)?) / 100.0)
+}
+
+/// What was seen of one server with so many receivers.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    receivers: usize,
+    /// Microseconds of processor for a forwarded packet.
+    cost: f64,
+    /// Share of a core.
+    load: f64,
+    /// Share of the packets that did not come.
+    lost: f64,
+    /// Milliseconds from the publisher to a witness, 50th and 99th percentile.
+    delay: (f64, f64),
+}
+
+impl Seen {
+    /// Streams of 1.5 Mb/s that fit 70 % of a core at that cost.
+    #[allow(clippy::cast_precision_loss)]
+    fn streams(&self) -> f64 {
+        0.7e6 / (self.cost * (FRAMES * PACKETS) as f64)
+    }
+}
+
+fn packet(first: bool, last: bool) -> Vec<u8> {
+    let mut v = vec![if first { 0x10 } else { 0 }];
+    // A key frame of 640 by 360, as far as anybody looks.
+    v.extend([0x10, 0, 0, 0x9d, 1, 0x2a, 0x80, 2, 0x68, 1]);
+    v.resize(if last { BYTES / 2 } else { BYTES }, 7);
+    if let Some(at) = v.get_mut(20..28) {
+        at.copy_from_slice(&micros().to_be_bytes());
+    }
+    v
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn measure(target: &mut dyn Target, ip: IpAddr, receivers: usize) -> Result<Seen> {
+    let mut buffer = vec![0u8; 65_535];
+    let mut publisher = Client::new(ip, true)?;
+    let mut api = publisher.rtc.sdp_api();
+    let mid: Mid = api.add_media(MediaKind::Video, Direction::SendOnly, Some("bench".into()), Some("bench".into()), None);
+    let (offer, pending) = api.apply().context("no offer")?;
+    let answer = target.publish("bench", &offer.to_sdp_string())?;
+    publisher.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer)?)?;
+    publisher.take()?;
+    connect(&mut [&mut publisher], &mut buffer)?;
+    // Janus knows a publisher a moment after its path stands.
+    let settled = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < settled {
+        publisher.drive(&mut buffer)?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut clients: Vec<Client> = Vec::new();
+    for i in 0..receivers {
+        let mut c = Client::new(ip, i < WITNESSES)?;
+        let offer = target.subscribe()?;
+        let answer = c.rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer)?)?;
+        c.take()?;
+        target.answer(&answer.to_sdp_string())?;
+        connect(&mut [&mut c, &mut publisher], &mut buffer)?;
+        clients.push(c);
+        if i % 16 == 0 {
+            for c in &mut clients {
+                c.drive(&mut buffer)?;
+            }
+        }
+    }
+    let pt = publisher
+        .rtc
+        .codec_config()
+        .params()
+        .iter()
+        .find(|p| p.spec().codec == str0m::format::Codec::Vp8)
+        .map(|p| p.pt())
+        .context("no VP8")?;
+    let start = Instant::now();
+    let (mut frames, mut sequence) = (0u64, 1_000u64);
+    let mut before: Option<(f64, u64, u64, Instant)> = None;
+    loop {
+        let elapsed = start.elapsed().as_secs_f64();
+        let total: u64 = clients.iter().map(|c| c.received).sum();
+        if before.is_none() && elapsed > WARM {
+            before = Some((processor(target.pid())?, total, sequence, Instant::now()));
+            clients.iter_mut().for_each(|c| c.delays.clear());
+        }
+        if elapsed > WARM + MEASURED {
+            let (cpu, packets, sent, since) = before.context("not warm")?;
+            let used = processor(target.pid())? - cpu;
+            let came = (total - packets).max(1) as f64;
+            let expected = ((sequence - sent) * receivers as u64).max(1) as f64;
+            let delays = clients.iter_mut().flat_map(|c| std::mem::take(&mut c.delays)).collect();
+            return Ok(Seen {
+                receivers,
+                cost: used * 1e6 / came,
+                load: used / since.elapsed().as_secs_f64(),
+                lost: (1.0 - came / expected).max(0.0),
+                delay: crate::percentiles(delays),
+            });
+        }
+        while frames < (elapsed * FRAMES as f64) as u64 {
+            for i in 0..PACKETS {
+                let last = i + 1 == PACKETS;
+                let time = u32::try_from(frames * 3_000 % (1 << 32)).unwrap_or(0);
+                let now = Instant::now();
+                let write = RtpWrite::new(pt, sequence.into(), time, now, packet(i == 0, last)).marker(last);
+                publisher.rtc.direct_api().stream_tx_by_mid(mid, None).context("no stream")?.write_rtp(write);
+                sequence += 1;
+                publisher.rtc.handle_input(Input::Timeout(now))?;
+                publisher.take()?;
+            }
+            frames += 1;
+        }
+        publisher.drive(&mut buffer)?;
+        for c in &mut clients {
+            c.drive(&mut buffer)?;
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
+fn connect(clients: &mut [&mut Client], buffer: &mut [u8]) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while clients.iter().any(|c| !c.connected) {
+        for c in clients.iter_mut() {
+            c.drive(buffer)?;
+        }
+        if Instant::now() > deadline {
+            bail!("a client found no way");
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Ok(())
+}
+
+fn show(name: &str, s: &Seen) {
+    println!(
+        "sfu: {name}: {} receivers: {:.2} us of processor a forwarded packet, {:.0} % of a core, {:.2} % lost, delay p50 {:.2} ms p99 {:.2} ms: {:.0} streams at 70 % of a core",
+        s.receivers,
+        s.cost,
+        s.load * 100.0,
+        s.lost * 100.0,
+        s.delay.0,
+        s.delay.1,
+        s.streams()
+    );
+}
+
+/// Both servers, in turn.
+pub fn run() -> Result<()> {
+    // The load has a core of its own.
+    let done = Command::new("taskset").args(["-pc", "1", &std::process::id().to_string()]).stdout(Stdio::null()).status()?;
+    ensure!(done.success(), "taskset is needed (util-linux), and two cores");
+    let ip = *sc_media::transport::network::addresses().iter().find(|a| a.is_ipv4()).context("this machine has no network address")?;
+    let route = String::from_utf8(Command::new("ip").args(["-o", "addr", "show", "to", &format!("{ip}/32")]).output()?.stdout)?;
+    let interface = route.split_whitespace().nth(1).context("no interface has the address")?.to_owned();
+    for n in [50, 150, 300, 600] {
+        let seen = measure(&mut Ours::start(ip)?, ip, n)?;
+        show("ours", &seen);
+    }
+    if Command::new("janus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("sfu: Janus is not installed here (apt-get install janus): no comparison");
+        return Ok(());
+    }
+    for (name, loops) in [("Janus, a thread for each connection", 0), ("Janus, one event loop", 1)] {
+        for n in [50, 150] {
+            let seen = measure(&mut Janus::start(&interface, loops)?, ip, n)?;
+            show(name, &seen);
+        }
+    }
+    Ok(())
+}
