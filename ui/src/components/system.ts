@@ -1,8 +1,20 @@
 // Words of a system line.
-import { has, t } from '../i18n/index.svelte';
+import { duration, has, t } from '../i18n/index.svelte';
 import type { SystemLine } from '../ipc/bindings/SystemLine';
 
+/** A call of somebody else that was not taken. */
+export function isMissed(line: SystemLine): boolean {
+  return line.event === 'call' && !line.by_own && line.text === 'missed';
+}
+
+function callText(line: SystemLine): string {
+  const own = line.by_own ? '-own' : '';
+  const key = has(`sys-call-${line.text}${own}`) ? `sys-call-${line.text}${own}` : `sys-call-${line.text}`;
+  return t(key, { by: line.by, duration: duration(line.count) });
+}
+
 export function systemText(line: SystemLine): string {
+  if (line.event === 'call') return callText(line);
   // A refusal says why in words; a code nobody has put into words yet is shown as it is.
   const why = `reason-${line.text}`;
   const text = line.event === 'refused' && has(why) ? t(why) : line.text;

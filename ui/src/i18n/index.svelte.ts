@@ -88,3 +88,10 @@ export function shortTime(ms: number, now = Date.now()): string {
   if (days < 7) return days === 1 ? t('yesterday') : format('shortWeekday', ms);
   return format('shortDate', ms);
 }
+
+/** 3:07, 1:02:45. */
+export function duration(seconds: number): string {
+  const two = (n: number) => String(n).padStart(2, '0');
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}

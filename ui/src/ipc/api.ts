@@ -1,18 +1,25 @@
 // Typed commands. One function a command; the types come from the app crate.
 import type { AppState } from './bindings/AppState';
+import type { AudioDevicesView } from './bindings/AudioDevicesView';
+import type { CallView } from './bindings/CallView';
 import type { ContactView } from './bindings/ContactView';
 import type { ConversationView } from './bindings/ConversationView';
 import type { DeviceView } from './bindings/DeviceView';
 import type { FacetsView } from './bindings/FacetsView';
 import type { Filter } from './bindings/Filter';
+import type { HostActionKind } from './bindings/HostActionKind';
+import type { InsideView } from './bindings/InsideView';
 import type { ListItem } from './bindings/ListItem';
+import type { MeetingView } from './bindings/MeetingView';
 import type { PreviewView } from './bindings/PreviewView';
 import type { ReportView } from './bindings/ReportView';
+import type { RoomView } from './bindings/RoomView';
 import type { Row } from './bindings/Row';
 import type { SafetyView } from './bindings/SafetyView';
 import type { Scope } from './bindings/Scope';
 import type { Settings } from './bindings/Settings';
 import type { TimelineUpdate } from './bindings/TimelineUpdate';
+import type { WantedPicture } from './bindings/WantedPicture';
 import { host } from './host';
 
 export const api = {
@@ -61,6 +68,29 @@ export const api = {
     host.call({ type: 'preview_reset', conversation, scope }) as Promise<PreviewView>,
   reset: (conversation: string | null, scope: Scope, password: string | null, accept: string[]) =>
     host.call({ type: 'reset', conversation, scope, password, accept }) as Promise<ReportView>,
+  startCall: (conversation: string) => host.call({ type: 'start_call', conversation }) as Promise<string>,
+  acceptCall: () => host.call({ type: 'accept_call' }),
+  hangUp: () => host.call({ type: 'hang_up' }),
+  muteCall: (muted: boolean) => host.call({ type: 'mute_call', muted }),
+  currentCall: () => host.call({ type: 'current_call' }) as Promise<CallView | null>,
+  audioDevices: () => host.call({ type: 'audio_devices' }) as Promise<AudioDevicesView>,
+  testCall: (on: boolean) => host.call({ type: 'test_call', on }),
+  createRoom: (seats: number, lobby: boolean, guests: boolean) => host.call({ type: 'create_room', seats, lobby, guests }) as Promise<MeetingView>,
+  meetings: () => host.call({ type: 'meetings' }) as Promise<MeetingView[]>,
+  enterRoom: (conversation: string | null, link: string | null) => host.call({ type: 'enter_room', conversation, link, name: '', muted: false }),
+  showPictures: (pictures: WantedPicture[]) => host.call({ type: 'show_pictures', pictures }),
+  picturesLost: (identity: string, screen: boolean) => host.call({ type: 'pictures_lost', identity, screen }),
+  leaveRoom: () => host.call({ type: 'leave_room' }),
+  muteRoom: (muted: boolean) => host.call({ type: 'mute_room', muted }),
+  raiseHand: (up: boolean) => host.call({ type: 'raise_hand', up }),
+  roomChat: (text: string) => host.call({ type: 'room_chat', text }),
+  currentRoom: () => host.call({ type: 'current_room' }) as Promise<RoomView | null>,
+  inside: (conversation: string) => host.call({ type: 'inside', conversation }) as Promise<InsideView>,
+  changeRoom: (room: string, change: { locked?: boolean; lobby?: boolean }) =>
+    host.call({ type: 'change_room', room, seats: null, locked: change.locked ?? null, lobby: change.lobby ?? null, guests: null }),
+  closeRoom: (room: string) => host.call({ type: 'close_room', room }),
+  answerLobby: (room: string, ticket: string, admit: boolean) => host.call({ type: 'answer_lobby', room, ticket, admit }),
+  hostAction: (room: string, identity: string, action: HostActionKind) => host.call({ type: 'host_action', room, identity, action }),
   networkChanged: () => host.call({ type: 'network_changed' }),
 };
 

@@ -7,6 +7,8 @@ import type { Command } from './bindings/Command';
 export interface Host {
   call(command: Command): Promise<unknown>;
   subscribe(onEvent: (event: AppEvent) => void): Promise<void>;
+  /** Frames of the pictures that are asked for, as the app packs them. */
+  pictures(onFrame: (frame: ArrayBuffer) => void): Promise<void>;
 }
 
 class TauriHost implements Host {
@@ -16,6 +18,10 @@ class TauriHost implements Host {
 
   async subscribe(onEvent: (event: AppEvent) => void): Promise<void> {
     await invoke('subscribe', { events: new Channel<AppEvent>(onEvent) });
+  }
+
+  async pictures(onFrame: (frame: ArrayBuffer) => void): Promise<void> {
+    await invoke('pictures', { frames: new Channel<ArrayBuffer>(onFrame) });
   }
 }
 
@@ -27,13 +33,18 @@ class BridgeHost implements Host {
   #waiting = new Map<number, Waiting>();
   #next = 1;
   #onEvent: (event: AppEvent) => void = () => {};
+  #onFrame: (frame: ArrayBuffer) => void = () => {};
 
   constructor(token: string) {
     this.#socket = new Promise((resolve, reject) => {
       const socket = new WebSocket(`ws://${location.host}/ws`, ['secureconnect.bridge', token]);
+      socket.binaryType = 'arraybuffer';
       socket.onopen = () => resolve(socket);
       socket.onerror = () => reject({ code: 'OFFLINE', message: 'The bridge does not answer.' });
-      socket.onmessage = (m) => this.#receive(JSON.parse(m.data as string) as BridgeMessage);
+      socket.onmessage = (m) => {
+        if (m.data instanceof ArrayBuffer) this.#onFrame(m.data);
+        else this.#receive(JSON.parse(m.data as string) as BridgeMessage);
+      };
     });
   }
 
@@ -56,6 +67,11 @@ class BridgeHost implements Host {
 
   async subscribe(onEvent: (event: AppEvent) => void): Promise<void> {
     this.#onEvent = onEvent;
+    await this.#socket;
+  }
+
+  async pictures(onFrame: (frame: ArrayBuffer) => void): Promise<void> {
+    this.#onFrame = onFrame;
     await this.#socket;
   }
 }

@@ -7,10 +7,12 @@ import type { AppState } from '../ipc/bindings/AppState';
 import type { ConversationView } from '../ipc/bindings/ConversationView';
 import type { ListItem } from '../ipc/bindings/ListItem';
 import { host } from '../ipc/host';
+import { calls } from './call.svelte';
+import { rooms } from './room.svelte';
 import { timeline } from './timeline.svelte';
 
 export type Panel = 'none' | 'card' | 'search';
-export type Sheet = 'none' | 'new' | 'settings' | 'reset' | 'keys';
+export type Sheet = 'none' | 'new' | 'settings' | 'reset' | 'keys' | 'call' | 'room' | 'meetings';
 
 class AppModel {
   state = $state<AppState | null>(null);
@@ -48,7 +50,11 @@ class AppModel {
     root.style.setProperty('--text-scale', String(state.settings.text_percent / 100));
     root.style.setProperty('--row', state.settings.compact ? '48px' : '68px');
     setLanguage(state.settings.language);
-    if (entered) void this.refreshList();
+    if (entered) {
+      void this.refreshList();
+      void calls.start();
+      void rooms.start();
+    }
   }
 
   /** Opens the search, in one conversation or everywhere. */
@@ -124,6 +130,10 @@ class AppModel {
       this.contactsRevision += 1;
       await this.#refreshOpen();
     } else if (e.type === 'devices') this.devicesRevision += 1;
+    else if (e.type === 'call') calls.apply(e.call);
+    else if (e.type === 'room') rooms.apply(e.room);
+    else if (e.type === 'inside') rooms.told(e.inside);
+    else if (e.type === 'quality') calls.measure(e.quality);
   }
 
   async select(id: string, around: number | null = null): Promise<void> {

@@ -21,4 +21,16 @@ compact: boolean,
 /**
  * Larger text: percent, 100 is normal.
  */
-text_percent: number, };
+text_percent: number, 
+/**
+ * The microphone of calls; nothing for what the system prefers.
+ */
+microphone: string | null, 
+/**
+ * The speaker of calls; nothing for what the system prefers.
+ */
+speaker: string | null, 
+/**
+ * Calls go through a relay, so that the other person does not learn this device's addresses.
+ */
+relay_calls: boolean, };

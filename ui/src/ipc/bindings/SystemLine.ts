@@ -6,7 +6,7 @@
 export type SystemLine = { 
 /**
  * `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `session_reset`,
- * `identity_changed`, `gap`, `not_added`, `refused`.
+ * `identity_changed`, `gap`, `not_added`, `refused`, `call`.
  */
 event: string, 
 /**
@@ -26,10 +26,10 @@ by: string,
  */
 by_own: boolean, 
 /**
- * A title, a reason.
+ * A title, a reason; of a call: `missed`, `declined`, `busy`, `failed`, `ended`, `running`, `ringing`.
  */
 text: string, 
 /**
- * A number.
+ * A number; of a call: seconds.
  */
 count: number, };
