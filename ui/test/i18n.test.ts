@@ -40,17 +40,30 @@ describe('texts', () => {
     const events = [...(source.match(/A system line\.[\s\S]*?pub event/)?.[0].matchAll(/`([a-z_]+)`/g) ?? [])].map((m) => m[1] ?? '');
     expect(events).toContain('not_added');
     const reasons = keys(read('en')).filter((k) => k?.startsWith('reason-')).map((k) => k?.replace('reason-', '') ?? '');
+    const outcomes = [...(source.match(/of a call: ([^\n]+)/)?.[1]?.matchAll(/`([a-z_]+)`/g) ?? [])].map((m) => m[1] ?? '');
+    expect(outcomes).toContain('missed');
     for (const language of ['en', 'vi'] as const) {
       setLanguage(language);
       for (const event of events)
         for (const by_own of [true, false])
           for (const who_own of [true, false])
-            for (const text of event === 'refused' ? reasons : ['Tên mới']) {
+            for (const text of event === 'refused' ? reasons : event === 'call' ? outcomes : ['Tên mới']) {
               const said = systemText({ event, who: 'Lan', by: 'Minh', by_own, who_own, text, count: 3 });
               expect(said, `${language} ${event}`).not.toMatch(/sys-|reason-|[{}]/);
               if (event === 'refused') expect(said, text).not.toContain(text);
             }
     }
+  });
+
+  it('says every phase of a call and every cause of its end in words', () => {
+    const source = readFileSync('../crates/app/src/view/call.rs', 'utf8');
+    const words = (doc: RegExp) => [...(source.match(doc)?.[0].matchAll(/`([a-z_]+)`/g) ?? [])].map((m) => m[1] ?? '');
+    const known = new Set(keys(read('en')));
+    const phases = words(/`calling`[\s\S]*?pub phase/);
+    const causes = words(/Why it ended:[\s\S]*?pub cause/);
+    expect([phases.length, causes.length]).toEqual([6, 12]);
+    for (const phase of phases) if (phase !== 'ended') expect(known.has(`call-${phase}`), phase).toBe(true);
+    for (const cause of causes) expect(known.has(`call-ended-${cause}`), cause).toBe(true);
   });
 
   it('has no colour and no size outside the tokens', () => {

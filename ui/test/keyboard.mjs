@@ -81,7 +81,8 @@ try {
 
   await test('a message is chosen with the arrows and answered', async () => {
     for (const text of ['câu một', 'câu hai', 'câu ba']) await cli(bin, 'lan', srv.url, ['send', 'phim', text, '--wait']);
-    await page.getByText('câu ba').first().waitFor();
+    // In the timeline: the list of conversations shows it a moment earlier.
+    await page.locator('[data-testid=message]', { hasText: 'câu ba' }).waitFor();
     await reach('log', 'Shift+Tab');
     await press('ArrowUp');
     await press('ArrowUp');

@@ -1,6 +1,7 @@
 // The story in the real window: without a keyring, and with a real one.
 import { readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { follows, guests, numberOn } from './film.mjs';
 import { keyring, kill, openWindow, tool, until } from './driver.mjs';
 import { PASSPHRASE, PASSWORD, assert, cli, dir, server } from './kit.mjs';
 
@@ -66,7 +67,23 @@ try {
     await cli(bin, 'lan', srv.url, ['send', 'minh', 'khóa mới chạy tốt', '--wait']);
     await until('a message under the new keys', async () => (await w.text()).includes('khóa mới chạy tốt'));
   });
-  await step('nothing but our two commands can be called', async () => {
+  await step("a guest's numbered pictures are drawn in the window and read back", async () => {
+    await w.click('open-meetings');
+    await w.click('meeting-create');
+    const link = await until('the link', () => w.script("return document.querySelector('[data-testid=meeting] .line')?.innerText"));
+    await w.script("document.querySelector('[data-testid=meeting] .btn.primary').click()");
+    await until('Minh is inside', () => w.find('[data-testid=room-bar][data-phase=inside]'), 20_000);
+    const browser = await guests();
+    const an = await browser.enter(link, 'An Nguyễn');
+    await until('a picture is drawn', () => w.find('canvas[data-drawn=true]'), 20_000);
+    await follows('An', () => w.script(`return (${numberOn})(document.querySelector('canvas[data-drawn=true]'))`));
+    await w.check('room-pictures');
+    await an.leave();
+    await browser.close();
+    await w.click('room-leave');
+    await w.click('room-close-notice');
+  });
+  await step('nothing but our three commands can be called', async () => {
     const refused = await w.wait("const done = arguments[0]; window.__TAURI_INTERNALS__.invoke('plugin:app|version').then(() => done('allowed'), (e) => done(String(e)))");
     assert(/not allowed|not found/i.test(refused), `a plugin command answers: ${refused}`);
   });
