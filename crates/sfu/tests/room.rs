@@ -282,6 +282,31 @@ fn a_receiver_gets_the_layer_that_fits_the_place_where_it_is_shown_as_one_stream
 }
 
 #[test]
+fn what_comes_together_goes_out_together() {
+    let mut w = World::new();
+    let [lan, minh] = ["lan", "minh"].map(|n| w.enter(n));
+    w.run(300);
+    let mid = w.publish(lan, "camera", true);
+    for n in 1..40u16 {
+        w.send(lan, mid, Some("f"), 1_000 + u64::from(n), u32::from(n) * 3_000, &picture(2, n, n.is_multiple_of(5)), None);
+        w.run(35);
+    }
+    for n in 0..5u16 {
+        w.send(lan, mid, Some("f"), 1_040 + u64::from(n), 120_000, &picture(2, 40 + n, false), None);
+    }
+    let to = at(w.clients[minh].ports[1]);
+    w.clients[lan].publisher.handle_input(Input::Timeout(w.now)).unwrap();
+    w.pump();
+    assert!(w.sfu.poll_timeout() <= w.now, "it is to go out at once");
+    w.sfu.handle_timeout(w.now);
+    let mut sent = 0;
+    while let Some(out) = w.sfu.poll_output() {
+        sent += usize::from(matches!(out, Out::Transmit(t) if t.destination == to && t.contents.len() > 600));
+    }
+    assert_eq!(sent, 5, "no packet waits for a timer");
+}
+
+#[test]
 fn whoever_loses_their_signalling_keeps_the_seat_for_the_grace_time_and_comes_back_as_themselves() {
     let mut w = World::new();
     let [lan, minh] = ["lan", "minh"].map(|n| w.enter(n));
