@@ -75,7 +75,7 @@ pub fn turn(bytes: &[u8]) {
 pub fn samples() -> Vec<(&'static str, Vec<u8>)> {
     use sc_turn::stun::method;
     let call = sc_protocol::CallId::generate();
-    let offer = Signal::Offer { call, sdp: "v=0\r\n".into() }.encode().unwrap_or_default();
+    let offer = Signal::Offer { call, sdp: "v=0\r\n".into(), video: true }.encode().unwrap_or_default();
     let list = Signal::Candidates { call, list: vec!["candidate:1".into()] }.encode().unwrap_or_default();
     let request = |m: u16| Writer::new(Class::Request, m, &[7; 12]);
     let peer = SocketAddr::from(([192, 0, 2, 9], 7_000));

@@ -27,6 +27,8 @@
 //! | another device of this account calls the same person, earlier | nothing |
 //! | anything else | busy |
 //!
+//! Showing oneself is this side's own matter, as muting is: it may be begun and ended in every phase but incoming and ended.
+//!
 //! Signals and events of calls that are not the present one are nobody's: nothing happens.
 
 use crate::port::{FailCause, MediaCommand, MediaEvent};
@@ -109,6 +111,10 @@ pub struct CallState {
     pub phase: Phase,
     /// The microphone is off.
     pub muted: bool,
+    /// The caller showed themselves from the beginning: it rings as a video call.
+    pub video: bool,
+    /// Pictures of this side are sent.
+    pub camera: bool,
     /// When sound first flowed, on the clock the machine is given.
     pub since: Option<u64>,
 }
@@ -141,13 +147,20 @@ pub enum Input {
         conversation: ConversationId,
         /// The other person.
         peer: UserId,
+        /// With pictures of this side.
+        video: bool,
     },
     /// The person takes the call.
-    Accept,
+    Accept {
+        /// With pictures of this side.
+        video: bool,
+    },
     /// The person hangs up, declines, or has read why it is over.
     HangUp,
     /// The person turns the microphone off or on.
     Mute(bool),
+    /// The person shows themselves, or does not any more.
+    Camera(bool),
     /// Another device says something.
     Signal(Received),
     /// The offer or the answer of this device has its place in the log.
@@ -226,10 +239,11 @@ impl Machine {
     /// Takes one input. `now` is in milliseconds and never goes back.
     pub fn handle(&mut self, input: Input, now: u64) -> Vec<Output> {
         match input {
-            Input::Start { call, conversation, peer } => self.start(call, conversation, peer, now),
-            Input::Accept => self.accept(now),
+            Input::Start { call, conversation, peer, video } => self.start(call, conversation, peer, video, now),
+            Input::Accept { video } => self.accept(video, now),
             Input::HangUp => self.hang_up(now),
             Input::Mute(muted) => self.mute(muted),
+            Input::Camera(on) => self.camera(on),
             Input::Signal(r) => self.signal(r, now),
             Input::Placed { call, seq } => {
                 if let Some(c) = self.call.as_mut().filter(|c| c.state.call == call) {
@@ -252,17 +266,19 @@ impl Machine {
         self.out.push(Output::Changed);
     }
 
-    fn start(&mut self, call: CallId, conversation: ConversationId, peer: UserId, now: u64) {
+    fn start(&mut self, call: CallId, conversation: ConversationId, peer: UserId, video: bool, now: u64) {
         if self.running() {
             return;
         }
         let (direction, phase) = (Direction::Outgoing, Phase::Preparing);
-        let state = CallState { call, conversation, peer, direction, phase, muted: false, since: None };
+        let (muted, camera, since) = (false, false, None);
+        let state = CallState { call, conversation, peer, direction, phase, muted, video, camera, since };
         self.begin(state, None, None, now + PREPARE_MS);
         self.out.push(Output::Media(MediaCommand::Prepare { call }));
+        self.camera(video);
     }
 
-    fn accept(&mut self, now: u64) {
+    fn accept(&mut self, video: bool, now: u64) {
         let Some(c) = self.call.as_mut().filter(|c| c.state.phase == Phase::Incoming) else { return };
         let call = c.state.call;
         let offer = c.offer.take().unwrap_or_default();
@@ -272,6 +288,7 @@ impl Machine {
             self.out.push(Output::Media(MediaCommand::Candidates { call, list: early }));
         }
         self.phase(Phase::Answering, Some(now + PREPARE_MS));
+        self.camera(video);
     }
 
     fn hang_up(&mut self, now: u64) {
@@ -295,6 +312,16 @@ impl Machine {
         if c.state.muted != muted {
             c.state.muted = muted;
             self.out.push(Output::Media(MediaCommand::Mute { call: c.state.call, muted }));
+            self.out.push(Output::Changed);
+        }
+    }
+
+    fn camera(&mut self, on: bool) {
+        let silent = |p: Phase| matches!(p, Phase::Incoming | Phase::Ended(_));
+        let Some(c) = self.call.as_mut().filter(|c| !silent(c.state.phase)) else { return };
+        if c.state.camera != on {
+            c.state.camera = on;
+            self.out.push(Output::Media(MediaCommand::Camera { call: c.state.call, on }));
             self.out.push(Output::Changed);
         }
     }
@@ -328,7 +355,7 @@ impl Machine {
         let nothing = Signal::Renew { call: r.signal.call() };
         let signal = std::mem::replace(&mut r.signal, nothing);
         match signal {
-            Signal::Offer { call, sdp } => self.offered(&r, call, sdp, now),
+            Signal::Offer { call, sdp, video } => self.offered(&r, call, (sdp, video), now),
             Signal::End { call, reason } => self.ended(&r, call, reason, now),
             // However late: the other device of this account has the call.
             Signal::Answer { call, .. } if own => self.answered_elsewhere(&r, call, now),
@@ -365,7 +392,7 @@ impl Machine {
         })
     }
 
-    fn offered(&mut self, r: &Received, call: CallId, sdp: String, now: u64) {
+    fn offered(&mut self, r: &Received, call: CallId, (sdp, video): (String, bool), now: u64) {
         if r.user == self.user {
             let until = now + RING_MS.saturating_sub(r.age_ms);
             self.elsewhere = Some(Elsewhere { conversation: r.conversation, seq: r.seq, until });
@@ -375,7 +402,8 @@ impl Machine {
             return;
         }
         let (direction, phase) = (Direction::Incoming, Phase::Incoming);
-        let state = CallState { call, conversation: r.conversation, peer: r.user, direction, phase, muted: false, since: None };
+        let (muted, camera, since) = (false, false, None);
+        let state = CallState { call, conversation: r.conversation, peer: r.user, direction, phase, muted, video, camera, since };
         let deadline = now + RING_MS - r.age_ms;
         if !self.running() {
             let ours = self.elsewhere.as_ref().is_some_and(|e| e.conversation == r.conversation && e.seq < r.seq && now < e.until);
@@ -389,10 +417,10 @@ impl Machine {
         match c.state.phase {
             Phase::Preparing | Phase::Calling if same => {
                 if c.placed.is_none_or(|ours| r.seq < ours) {
-                    let (ours, muted) = (c.state.call, c.state.muted);
+                    let (ours, muted, camera) = (c.state.call, c.state.muted, c.state.camera);
                     self.out.push(Output::Media(MediaCommand::Close { call: ours }));
                     self.begin(CallState { muted, ..state }, Some(r.device), Some(sdp), deadline);
-                    self.accept(now);
+                    self.accept(camera, now);
                     if muted {
                         self.out.push(Output::Media(MediaCommand::Mute { call, muted }));
                     }
@@ -472,7 +500,8 @@ impl Machine {
         let connected = matches!(phase, Phase::Connecting | Phase::Active | Phase::Reconnecting);
         match event {
             MediaEvent::Offer { call, sdp } if phase == Phase::Preparing => {
-                self.out.push(Output::Send(conversation, Signal::Offer { call, sdp }));
+                let video = c.state.video;
+                self.out.push(Output::Send(conversation, Signal::Offer { call, sdp, video }));
                 self.phase(Phase::Calling, Some(now + RING_MS));
             }
             MediaEvent::Offer { call, sdp } if connected && outgoing => {
@@ -501,6 +530,8 @@ impl Machine {
                 self.look(call, conversation, outgoing, now);
             }
             MediaEvent::NetworkChanged { call } if phase == Phase::Reconnecting => self.look(call, conversation, outgoing, now),
+            // Said to the media too: another try may be on its way, which the person would not know of.
+            MediaEvent::NoPicture { .. } => self.camera(false),
             MediaEvent::Failed { cause, .. } if !matches!(phase, Phase::Ended(_)) => {
                 let said = (phase != Phase::Preparing).then_some(EndReason::Failed(cause));
                 self.end(EndCause::Failed(cause), said, now);

@@ -1,4 +1,4 @@
-//! What the machine asks of whoever carries the sound, and what it hears back.
+//! What the machine asks of whoever carries sound and pictures, and what it hears back.
 
 use sc_protocol::CallId;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub enum FailCause {
     Device,
 }
 
-/// To whoever carries the sound. Nothing here waits: answers come as [`MediaEvent`]s.
+/// To whoever carries sound and pictures. Nothing here waits: answers come as [`MediaEvent`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaCommand {
     /// Make ready and describe this side: [`MediaEvent::Offer`].
@@ -70,6 +70,13 @@ pub enum MediaCommand {
         /// Off.
         muted: bool,
     },
+    /// Pictures of this side are sent, or not any more.
+    Camera {
+        /// Which call.
+        call: CallId,
+        /// They are.
+        on: bool,
+    },
     /// Stop everything that belongs to it.
     Close {
         /// Which call.
@@ -77,7 +84,7 @@ pub enum MediaCommand {
     },
 }
 
-/// From whoever carries the sound.
+/// From whoever carries sound and pictures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaEvent {
     /// This side's description, as the caller.
@@ -116,6 +123,11 @@ pub enum MediaEvent {
         /// Which call.
         call: CallId,
     },
+    /// Pictures of this side cannot be sent; the call goes on.
+    NoPicture {
+        /// Which call.
+        call: CallId,
+    },
     /// It cannot go on.
     Failed {
         /// Which call.
@@ -136,12 +148,13 @@ impl MediaEvent {
             | Self::Connected { call }
             | Self::Disconnected { call }
             | Self::NetworkChanged { call }
+            | Self::NoPicture { call }
             | Self::Failed { call, .. } => *call,
         }
     }
 }
 
-/// Carries the sound of calls.
+/// Carries sound and pictures of calls.
 pub trait MediaPort: Send + Sync {
     /// Takes a command; returns at once.
     fn command(&self, command: MediaCommand);

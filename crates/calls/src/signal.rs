@@ -51,6 +51,9 @@ pub enum Signal {
         call: CallId,
         /// Session description.
         sdp: String,
+        /// The caller shows themselves.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        video: bool,
     },
     /// A device takes the call; the first one in the log has it.
     Answer {
@@ -152,8 +155,12 @@ mod tests {
     fn the_encoding_is_pinned() {
         let hex = |s: Signal| s.encode().unwrap().iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(
-            hex(Signal::Offer { call: call(), sdp: "v=0".into() }),
+            hex(Signal::Offer { call: call(), sdp: "v=0".into(), video: false }),
             "a1656f66666572a26463616c6c50070707070707070707070707070707076373647063763d30"
+        );
+        assert_eq!(
+            hex(Signal::Offer { call: call(), sdp: "v=0".into(), video: true }),
+            "a1656f66666572a36463616c6c50070707070707070707070707070707076373647063763d3065766964656ff5"
         );
         assert_eq!(
             hex(Signal::End { call: call(), reason: EndReason::Failed(FailCause::NoPath) }),
@@ -182,7 +189,7 @@ mod tests {
         fn what_is_written_is_read(sdp in ".{0,200}", n in any::<u8>()) {
             let call = CallId(TempId::generate().0);
             let all = [
-                Signal::Offer { call, sdp: sdp.clone() },
+                Signal::Offer { call, sdp: sdp.clone(), video: n % 2 == 0 },
                 Signal::Candidates { call, list: vec![sdp.clone(); usize::from(n % 4)] },
                 Signal::Renew { call },
                 Signal::End { call, reason: EndReason::Busy },

@@ -16,6 +16,9 @@ pub(crate) struct Device {
     taken: HashMap<CallId, String>,
     open: Vec<CallId>,
     held: bool,
+    /// Whose camera is on; and whether the person wants that now.
+    pub(crate) camera: Option<CallId>,
+    pub(crate) wants_camera: bool,
     cursor: usize,
 }
 
@@ -54,6 +57,8 @@ impl House {
                     taken: HashMap::new(),
                     open: Vec::new(),
                     held: false,
+                    camera: None,
+                    wants_camera: false,
                     cursor: 0,
                 });
             }
@@ -66,6 +71,10 @@ impl House {
     }
 
     pub(crate) fn input(&mut self, d: usize, input: Input) {
+        match input {
+            Input::Start { video, .. } | Input::Accept { video } | Input::Camera(video) => self.devices[d].wants_camera |= video,
+            _ => {}
+        }
         let out = self.devices[d].machine.handle(input, self.now);
         for o in out {
             match o {
@@ -77,10 +86,18 @@ impl House {
     }
 
     pub(crate) fn call(&mut self, d: usize) -> CallId {
+        self.start(d, false)
+    }
+
+    pub(crate) fn video(&mut self, d: usize) -> CallId {
+        self.start(d, true)
+    }
+
+    fn start(&mut self, d: usize, video: bool) -> CallId {
         let call = CallId::generate();
         let user = self.devices[d].user;
         let peer = self.devices.iter().find(|x| x.user != user).unwrap().user;
-        self.input(d, Input::Start { call, conversation: self.conversation, peer });
+        self.input(d, Input::Start { call, conversation: self.conversation, peer, video });
         call
     }
 
@@ -108,10 +125,16 @@ impl House {
                 x.taken.insert(call, answer);
             }
             MediaCommand::Hold { held, .. } => x.held = held,
+            MediaCommand::Camera { call, on } => {
+                assert!(x.open.contains(&call), "the camera of a call that is open");
+                assert!(!on || x.wants_camera, "a camera goes on only when the person wants it");
+                x.camera = on.then_some(call);
+            }
             MediaCommand::Close { call } => {
                 x.taken.remove(&call);
                 x.open.retain(|c| *c != call);
                 x.held = false;
+                x.camera = x.camera.filter(|c| *c != call);
             }
             MediaCommand::Mute { .. } | MediaCommand::Candidates { .. } => {}
         }
@@ -212,6 +235,7 @@ impl House {
         for (d, x) in self.devices.iter().enumerate() {
             let Some(s) = x.machine.state() else {
                 assert!(x.open.is_empty(), "device {d} has no call and its microphone is on");
+                assert!(x.camera.is_none(), "device {d} has no call and its camera is on");
                 continue;
             };
             assert_eq!(s.phase, Phase::Active, "device {d} hangs");
@@ -221,6 +245,7 @@ impl House {
             assert_eq!(others.len(), 1, "a call has two ends");
             assert_ne!(others[0].user, x.user, "the ends of a call are two people");
             assert_eq!(x.open, [s.call], "one microphone a call");
+            assert_eq!(x.camera, s.camera.then_some(s.call), "device {d} shows what it says it shows");
         }
     }
 }

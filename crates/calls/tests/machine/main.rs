@@ -20,7 +20,7 @@ fn talking() -> House {
     let mut h = House::new(1, 1);
     h.call(ALICE);
     h.settle();
-    h.input(BOB, Input::Accept);
+    h.input(BOB, Input::Accept { video: false });
     h.settle();
     assert_eq!((h.phase(ALICE), h.phase(BOB)), (Some(Phase::Active), Some(Phase::Active)));
     h
@@ -33,7 +33,7 @@ fn a_call_rings_is_taken_and_ends_on_both_sides() {
     assert_eq!(h.phase(ALICE), Some(Phase::Preparing));
     h.settle();
     assert_eq!((h.phase(ALICE), h.phase(BOB)), (Some(Phase::Calling), Some(Phase::Incoming)));
-    h.input(BOB, Input::Accept);
+    h.input(BOB, Input::Accept { video: false });
     h.settle();
     h.assert_settled();
     h.input(BOB, Input::HangUp);
@@ -51,21 +51,21 @@ fn hanging_up_in_every_phase_frees_both_sides() {
     let calling: Before = |h| h.settle();
     let answering: Before = |h| {
         h.settle();
-        h.input(BOB, Input::Accept);
+        h.input(BOB, Input::Accept { video: false });
     };
     let connecting: Before = |h| {
         h.settle();
-        h.input(BOB, Input::Accept);
+        h.input(BOB, Input::Accept { video: false });
         h.hear(BOB);
     };
     let active: Before = |h| {
         h.settle();
-        h.input(BOB, Input::Accept);
+        h.input(BOB, Input::Accept { video: false });
         h.settle();
     };
     let reconnecting: Before = |h| {
         h.settle();
-        h.input(BOB, Input::Accept);
+        h.input(BOB, Input::Accept { video: false });
         h.settle();
         let call = h.devices[ALICE].machine.state().unwrap().call;
         for d in [ALICE, BOB] {
@@ -114,7 +114,7 @@ fn every_device_rings_and_stops_when_one_answers_or_declines() {
         h.call(ALICE);
         h.settle();
         assert!((1..4).all(|d| h.phase(d) == Some(Phase::Incoming)));
-        h.input(2, if accept { Input::Accept } else { Input::HangUp });
+        h.input(2, if accept { Input::Accept { video: false } } else { Input::HangUp });
         h.settle();
         assert_eq!((h.phase(1), h.phase(3)), (ended(EndCause::Elsewhere), ended(EndCause::Elsewhere)));
         assert_eq!(h.phase(2), if accept { Some(Phase::Active) } else { ended(EndCause::Declined) });
@@ -129,7 +129,7 @@ fn of_two_answers_the_first_in_the_log_has_the_call() {
     h.call(ALICE);
     h.settle();
     for d in [1, 2] {
-        h.input(d, Input::Accept);
+        h.input(d, Input::Accept { video: false });
         while h.hear(d) {}
     }
     h.send(2);
@@ -147,7 +147,7 @@ fn a_decline_after_an_answer_changes_nothing_and_before_it_ends_the_call() {
         let mut h = House::new(1, 2);
         h.call(ALICE);
         h.settle();
-        h.input(1, Input::Accept);
+        h.input(1, Input::Accept { video: false });
         while h.hear(1) {}
         h.input(2, Input::HangUp);
         let order = if decline_first { [2, 1] } else { [1, 2] };
@@ -191,7 +191,7 @@ fn a_second_caller_hears_that_the_line_is_busy() {
     let (conversation, call, user) =
         (sc_protocol::ConversationId::generate(), sc_protocol::CallId::generate(), sc_protocol::UserId::generate());
     let device = sc_protocol::DeviceId::generate();
-    let signal = Signal::Offer { call, sdp: "v=0".into() };
+    let signal = Signal::Offer { call, sdp: "v=0".into(), video: false };
     h.input(BOB, Input::Signal(Received { conversation, user, device, seq: 9, age_ms: 0, signal }));
     assert_eq!(h.phase(BOB), Some(Phase::Active));
     assert_eq!(h.devices[BOB].outbox.pop_front(), Some((conversation, Signal::End { call, reason: EndReason::Busy })));
@@ -220,7 +220,7 @@ fn an_answer_that_was_long_on_its_way_is_no_answer_but_stops_the_other_devices()
     let mut h = House::new(1, 2);
     h.call(ALICE);
     h.settle();
-    h.input(BOB, Input::Accept);
+    h.input(BOB, Input::Accept { video: false });
     while h.hear(BOB) {}
     h.send(BOB);
     h.now += STALE_MS;
@@ -303,6 +303,32 @@ fn muting_is_told_to_the_media_once_and_only_in_a_call() {
     assert!(h.devices[ALICE].commands.is_empty());
 }
 
+#[test]
+fn one_is_seen_only_as_long_as_one_wants_to_be() {
+    let mut h = House::new(1, 1);
+    let call = h.video(ALICE);
+    assert_eq!(h.devices[ALICE].camera, Some(call), "the caller sees themselves at once");
+    h.settle();
+    let rings = h.devices[BOB].machine.state().unwrap();
+    assert!(rings.video && !rings.camera);
+    h.input(BOB, Input::Camera(true));
+    assert_eq!(h.devices[BOB].camera, None, "nobody is seen before they take the call");
+    h.input(BOB, Input::Accept { video: false });
+    h.settle();
+    assert_eq!((h.phase(BOB), h.devices[BOB].camera), (Some(Phase::Active), None));
+    h.input(BOB, Input::Camera(true));
+    h.input(ALICE, Input::Camera(false));
+    assert_eq!((h.devices[ALICE].camera, h.devices[BOB].camera), (None, Some(call)));
+    h.input(BOB, Input::Media(MediaEvent::NoPicture { call }));
+    assert!(!h.devices[BOB].machine.state().unwrap().camera, "there is none: the button says so");
+    h.input(BOB, Input::Camera(true));
+    h.input(BOB, Input::HangUp);
+    h.settle();
+    assert_eq!((h.devices[ALICE].camera, h.devices[BOB].camera), (None, None));
+    h.input(BOB, Input::Camera(true));
+    assert_eq!(h.devices[BOB].camera, None);
+}
+
 /// One random evening: people with several devices call, take, decline, hang up, lose their path; signals are late.
 fn evening(seed: u64) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -314,8 +340,8 @@ fn evening(seed: u64) {
             0..5 => drop(h.deliver(d)),
             5..9 => drop(h.send(d)),
             9..13 => drop(h.hear(d)),
-            13 => drop(h.call(d)),
-            14..16 => h.input(d, Input::Accept),
+            13 => drop(if rng.r#gen() { h.video(d) } else { h.call(d) }),
+            14..16 => h.input(d, Input::Accept { video: rng.r#gen() }),
             16 => h.input(d, Input::HangUp),
             17 => {
                 if let Some(s) = h.devices[d].machine.state() {
@@ -328,6 +354,7 @@ fn evening(seed: u64) {
                     h.input(d, Input::Media(events[rng.gen_range(0..3)].clone()));
                 }
             }
+            18 if rng.r#gen() => h.input(d, Input::Camera(rng.r#gen())),
             18 => h.input(d, Input::Mute(rng.r#gen())),
             _ => {
                 h.now += rng.gen_range(0..8_000);
