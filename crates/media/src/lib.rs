@@ -4,6 +4,7 @@
 //! * [`audio`]: devices and files.
 //! * [`video`]: pictures to packets.
 //! * [`transport`]: packets to the other side.
+//! * [`pictures`]: a call's pictures, out and in.
 //! * [`room`]: a room of several people, through a forwarding unit.
 //! * [`ring`]: what is heard before anybody speaks.
 //! * [`Media`]: the port, one [`session`] for each call. Its thread is the only one that touches both devices and codecs: the
@@ -11,6 +12,7 @@
 
 pub mod audio;
 mod media;
+pub mod pictures;
 pub mod ring;
 pub mod room;
 mod session;

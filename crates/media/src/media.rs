@@ -1,17 +1,19 @@
 //! The media port: commands in, events out, one session for each call.
 
 use crate::audio::{AudioError, AudioSetup};
+use crate::pictures::{self, OnPicture, PictureState, Pictures, ToPictures};
 use crate::session::{Quality, Session, Switches, ToVoice, queue};
 use crate::transport::echo::Echo;
 use crate::transport::peer::{OnEvent, Peer, PeerConfig};
 use crate::transport::{IceServer, Transport, TransportError, TransportEvent};
+use crate::video::source::Source;
 use sc_calls::{FailCause, MediaCommand, MediaEvent, MediaPort};
 use sc_protocol::CallId;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::rustls::ClientConfig;
 use webrtc::runtime::Runtime;
@@ -35,16 +37,35 @@ pub struct MediaOptions {
     pub runtime: Option<Arc<dyn Runtime>>,
     /// How TLS is spoken to a relay: [`crate::transport::relay::web_tls`].
     pub tls: Option<Arc<ClientConfig>>,
+    /// Where frames go that may be drawn: those of the other side, and one's own.
+    pub show: OnPicture,
+}
+
+/// A call that runs.
+struct Running {
+    session: Session<dyn Transport>,
+    pictures: Pictures,
+}
+
+impl Running {
+    async fn close(self) {
+        let Self { session, pictures } = self;
+        drop(pictures);
+        session.close().await;
+    }
 }
 
 struct Shared {
     options: MediaOptions,
     audio: Mutex<AudioSetup>,
+    /// What shows this side.
+    video: Mutex<Source>,
     relay_only: AtomicBool,
-    sessions: tokio::sync::Mutex<HashMap<CallId, Session<dyn Transport>>>,
+    sessions: tokio::sync::Mutex<HashMap<CallId, Running>>,
     events: mpsc::Sender<MediaEvent>,
     /// Of the call that runs.
     quality: watch::Sender<Option<watch::Receiver<Quality>>>,
+    pictures: watch::Sender<Option<watch::Receiver<PictureState>>>,
 }
 
 /// Carries the sound of calls with this machine's devices.
@@ -83,18 +104,20 @@ impl Media {
         let shared = Arc::new(Shared {
             options,
             audio: Mutex::new(audio),
+            video: Mutex::new(Source::Camera(None)),
             relay_only: AtomicBool::new(false),
             sessions: tokio::sync::Mutex::default(),
             events,
             quality: watch::channel(None).0,
+            pictures: watch::channel(None).0,
         });
         let worker = shared.clone();
         tokio::spawn(async move {
             while let Some(command) = inbox.recv().await {
                 worker.handle(command).await;
             }
-            for (_, session) in worker.sessions.lock().await.drain() {
-                session.close().await;
+            for (_, running) in worker.sessions.lock().await.drain() {
+                running.close().await;
             }
         });
         (Arc::new(Self { shared, commands }), outbox)
@@ -103,8 +126,26 @@ impl Media {
     /// Which devices; a running call changes over.
     pub async fn set_audio(&self, audio: AudioSetup) {
         self.shared.audio.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&audio);
-        for session in self.shared.sessions.lock().await.values() {
-            session.tell(ToVoice::Setup(audio.clone()));
+        for running in self.shared.sessions.lock().await.values() {
+            running.session.tell(ToVoice::Setup(audio.clone()));
+        }
+    }
+
+    /// Where pictures of one's own come from, the next time they are shown.
+    pub fn set_video(&self, source: Source) {
+        *self.shared.video.lock().unwrap_or_else(PoisonError::into_inner) = source;
+    }
+
+    /// How the running call's pictures are.
+    #[must_use]
+    pub fn pictures(&self) -> Option<PictureState> {
+        self.shared.pictures.borrow().as_ref().map(|p| p.borrow().clone())
+    }
+
+    /// Whoever draws lost frames, of one's own or of theirs: they go on with a key frame.
+    pub async fn pictures_lost(&self, own: bool) {
+        for running in self.shared.sessions.lock().await.values() {
+            running.pictures.lost(own);
         }
     }
 
@@ -176,18 +217,20 @@ impl Shared {
             MediaCommand::Answer { call, offer } => (call, self.answer(call, &offer).await),
             MediaCommand::Accept { call, answer } => (call, self.accept(call, &answer).await),
             MediaCommand::Candidates { call, list } => {
-                if let Some(s) = self.sessions.lock().await.get(&call) {
-                    s.transport.add_candidates(&list).await;
+                if let Some(r) = self.sessions.lock().await.get(&call) {
+                    r.session.transport.add_candidates(&list).await;
                 }
                 return;
             }
             MediaCommand::Hold { call, held } => return self.switch(call, |s| s.transmit.store(!held, Ordering::Relaxed)).await,
             MediaCommand::Mute { call, muted } => return self.switch(call, |s| s.muted.store(muted, Ordering::Relaxed)).await,
+            MediaCommand::Camera { call, on } => return self.camera(call, on).await,
             MediaCommand::Close { call } => {
-                let session = self.sessions.lock().await.remove(&call);
-                if let Some(session) = session {
+                let running = self.sessions.lock().await.remove(&call);
+                if let Some(running) = running {
                     self.quality.send_replace(None);
-                    session.close().await;
+                    self.pictures.send_replace(None);
+                    running.close().await;
                 }
                 return;
             }
@@ -198,12 +241,19 @@ impl Shared {
     }
 
     async fn was_connected(&self, call: CallId) -> bool {
-        self.sessions.lock().await.get(&call).is_some_and(|s| s.quality().borrow().heard.received > 0)
+        self.sessions.lock().await.get(&call).is_some_and(|r| r.session.quality().borrow().heard.received > 0)
+    }
+
+    async fn camera(&self, call: CallId, on: bool) {
+        let source = self.video.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(r) = self.sessions.lock().await.get(&call) {
+            r.pictures.show(on.then_some(source));
+        }
     }
 
     async fn switch(&self, call: CallId, how: impl FnOnce(&Switches)) {
-        if let Some(s) = self.sessions.lock().await.get(&call) {
-            how(&s.switches);
+        if let Some(r) = self.sessions.lock().await.get(&call) {
+            how(&r.session.switches);
         }
     }
 
@@ -236,8 +286,8 @@ impl Shared {
     /// The call's transport; its session is opened when there is none.
     async fn transport(self: &Arc<Self>, call: CallId) -> Result<Arc<dyn Transport>, FailCause> {
         let mut sessions = self.sessions.lock().await;
-        if let Some(s) = sessions.get(&call) {
-            return Ok(s.transport.clone());
+        if let Some(r) = sessions.get(&call) {
+            return Ok(r.session.transport.clone());
         }
         let config = PeerConfig {
             ice: (self.options.ice)().await,
@@ -248,9 +298,10 @@ impl Shared {
         };
         let (to, inbox) = queue();
         let switches = Arc::new(Switches::default());
-        let on_event = self.on_event(call, to.clone(), switches.clone());
+        let (shown, seen) = pictures::queue();
+        let on_event = self.on_event(call, to.clone(), shown.clone(), switches.clone());
         let peer: Arc<dyn Transport> = Arc::new(Peer::new(config, on_event).await.map_err(|e| failed(&e))?);
-        let session = match Session::open(self.audio(), peer.clone(), (to, inbox), switches).await {
+        let session = match Session::open(self.audio(), peer.clone(), (to, inbox), switches.clone()).await {
             Ok(session) => session,
             Err(e) => {
                 tracing::warn!(cause = %e, "the devices could not be opened");
@@ -258,13 +309,22 @@ impl Shared {
                 return Err(cause_of(&e));
             }
         };
+        let pictures = Pictures::start(peer.clone(), (shown, seen), switches, session.quality(), self.options.show.clone());
         self.quality.send_replace(Some(session.quality()));
-        sessions.insert(call, session);
+        self.pictures.send_replace(Some(pictures.state()));
+        tokio::spawn(watch_own(call, pictures.state(), self.events.clone()));
+        sessions.insert(call, Running { session, pictures });
         Ok(peer)
     }
 
-    /// What a call's transport says, to the voice thread and to the machine.
-    fn on_event(self: &Arc<Self>, call: CallId, voice: std::sync::mpsc::SyncSender<ToVoice>, switches: Arc<Switches>) -> OnEvent {
+    /// What a call's transport says, to the voice thread, the pictures and the machine.
+    fn on_event(
+        self: &Arc<Self>,
+        call: CallId,
+        voice: std::sync::mpsc::SyncSender<ToVoice>,
+        pictures: mpsc::Sender<ToPictures>,
+        switches: Arc<Switches>,
+    ) -> OnEvent {
         let shared = Arc::downgrade(self);
         let connected = AtomicBool::new(false);
         let found = Arc::new(Mutex::new(Vec::new()));
@@ -272,9 +332,14 @@ impl Shared {
             let Some(shared) = shared.upgrade() else { return };
             // A full queue to the thread: as a packet that is lost.
             let tell = |what| drop(voice.try_send(what));
+            // And here: as a packet that is lost, or a wish that comes again.
+            let show = |what| drop(pictures.try_send(what));
             let event = match event {
                 TransportEvent::Voice(packet, at) => return tell(ToVoice::Packet(0, packet, at)),
                 TransportEvent::Report(lost) => return tell(ToVoice::Report(lost)),
+                TransportEvent::Picture(p) => return show(ToPictures::Packet(p, Instant::now())),
+                TransportEvent::KeyWanted => return show(ToPictures::KeyWanted),
+                TransportEvent::Estimate(bits) => return show(ToPictures::Estimate(bits)),
                 TransportEvent::Candidate(c) => return shared.found(call, &found, c),
                 TransportEvent::Connected => {
                     // The first time; later the machine says when.
@@ -309,6 +374,18 @@ impl Shared {
                 shared.emit(MediaEvent::Candidates { call, list: part.to_vec() }).await;
             }
         });
+    }
+}
+
+/// Tells the machine when there can be no picture of one's own, as long as the call's pictures last.
+async fn watch_own(call: CallId, mut state: watch::Receiver<PictureState>, events: mpsc::Sender<MediaEvent>) {
+    let mut before = 0;
+    while state.changed().await.is_ok() {
+        let failures = state.borrow_and_update().failures;
+        if failures != before && events.send(MediaEvent::NoPicture { call }).await.is_err() {
+            return;
+        }
+        before = failures;
     }
 }
 

@@ -243,6 +243,9 @@ impl Core {
             Response::TrackPublished(t) => {
                 if let Some(c) = self.camera.as_mut().filter(|c| c.cid == t.cid) {
                     c.track = t.track.map(|t| t.sid);
+                    if c.hidden {
+                        self.tell_hidden();
+                    }
                     self.offer(now, false);
                 }
             }
@@ -488,6 +491,7 @@ impl Core {
         if self.track.is_some() {
             self.mute(self.muted);
         }
+        self.tell_hidden();
         self.restart(now);
     }
 

@@ -1,7 +1,7 @@
 //! Back to oneself after a moment: the test call. Everything but the network is as in a call.
 
 use super::peer::OnEvent;
-use super::{Carrier, PathKind, PathStats, Transport, TransportError, TransportEvent};
+use super::{Carrier, PathKind, PathStats, TransportEvent};
 use crate::voice::Packet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,30 +16,11 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Connected once an answer is taken.
+    /// What comes back goes to `on_event`.
     #[must_use]
     pub fn new(on_event: OnEvent) -> Self {
         Self { on_event, bytes: AtomicU64::new(0) }
     }
-}
-
-#[async_trait::async_trait]
-impl Transport for Echo {
-    async fn offer(&self, _restart: bool) -> Result<String, TransportError> {
-        Ok(String::new())
-    }
-
-    async fn answer(&self, _offer: &str) -> Result<String, TransportError> {
-        (self.on_event)(TransportEvent::Connected);
-        Ok(String::new())
-    }
-
-    async fn accept(&self, _answer: &str) -> Result<(), TransportError> {
-        (self.on_event)(TransportEvent::Connected);
-        Ok(())
-    }
-
-    async fn add_candidates(&self, _list: &[String]) {}
 }
 
 #[async_trait::async_trait]

@@ -2,8 +2,10 @@
 //! ([`echo`], the test call).
 
 pub mod echo;
+mod flights;
 pub mod network;
 pub mod peer;
+mod pictures;
 pub mod relay;
 
 use crate::voice::Packet;
@@ -32,6 +34,19 @@ pub enum TransportError {
     Local(String),
 }
 
+/// A packet of pictures (RFC 7741).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PicturePacket {
+    /// Its number, counted on over rollovers.
+    pub seq: u64,
+    /// In 90 kHz.
+    pub timestamp: u32,
+    /// It ends a frame.
+    pub last: bool,
+    /// Descriptor and part of a frame.
+    pub payload: Vec<u8>,
+}
+
 /// What happens on a transport.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -50,6 +65,12 @@ pub enum TransportEvent {
     Voice(Packet, Instant),
     /// The other side reports the share of packets it lost.
     Report(f32),
+    /// A packet of pictures came.
+    Picture(PicturePacket),
+    /// The other side needs a key frame.
+    KeyWanted,
+    /// Pictures may take so much of the path: bits a second.
+    Estimate(u64),
 }
 
 /// Where the packets go.
@@ -90,7 +111,7 @@ pub trait Carrier: Send + Sync {
     async fn close(&self);
 }
 
-/// Carries one call's packets. Descriptions are session descriptions (RFC 8866) in offer and answer (RFC 9429).
+/// Carries one call's packets of speech and of pictures. Descriptions are session descriptions (RFC 8866) in offer and answer (RFC 9429).
 #[async_trait::async_trait]
 pub trait Transport: Carrier {
     /// Describes this side as the caller; anew, with fresh addresses, when `restart`.
@@ -101,4 +122,10 @@ pub trait Transport: Carrier {
     async fn accept(&self, answer: &str) -> Result<(), TransportError>;
     /// Takes addresses of the other side; those that make no sense are passed over.
     async fn add_candidates(&self, list: &[String]);
+    /// Sends a packet of pictures; its number is given by the transport.
+    async fn send_picture(&self, timestamp: u32, last: bool, payload: Vec<u8>);
+    /// Asks for packets of pictures that did not come, once more (RFC 4585, 6.2.1).
+    async fn ask_again(&self, missing: &[u64]);
+    /// Asks for a key frame (RFC 4585, 6.3.1).
+    async fn ask_for_key(&self);
 }

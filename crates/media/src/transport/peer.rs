@@ -1,10 +1,12 @@
-//! A peer connection by `webrtc`: ICE (RFC 8445), DTLS-SRTP (RFC 5764), Opus and RED.
+//! A peer connection by `webrtc`: ICE (RFC 8445), DTLS-SRTP (RFC 5764), Opus and RED, and [`pictures`] beside them: a call has both
+//! from its beginning, so that nothing is negotiated when somebody shows themselves.
 //!
 //! A restart binds new sockets, so that it follows the machine to another network. As long as nothing changed here, an interrupted
 //! path is left to ICE: it goes on asking, and goes on when there is an answer.
 
+use super::flights::Patient;
 use super::relay::{self, Bridges};
-use super::{Carrier, IceServer, PathKind, PathStats, Transport, TransportError, TransportEvent, network};
+use super::{Carrier, IceServer, PathKind, PathStats, Transport, TransportError, TransportEvent, network, pictures};
 use crate::voice::{PT_OPUS, PT_RED, Packet};
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::media_stream::MediaStreamTrack;
@@ -26,7 +28,7 @@ use webrtc::peer_connection::{
     RTCIceCandidateType, RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
     RTCSessionDescription, Registry, SettingEngineBuilder, StatsSelector, configure_rtcp_reports,
 };
-use webrtc::runtime::Runtime;
+use webrtc::runtime::{Runtime, TokioRuntime};
 
 /// Without a sign of life for this long, the path is taken for broken.
 const DISCONNECTED: Duration = Duration::from_millis(2_500);
@@ -71,6 +73,8 @@ pub struct Peer {
     ssrc: u32,
     sequence: AtomicU16,
     offset: u32,
+    own: pictures::Own,
+    theirs: Arc<pictures::Theirs>,
     gathering: Arc<Gathering>,
     _bridges: Bridges,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -104,6 +108,7 @@ impl Peer {
         let mut media = MediaEngine::default();
         media.register_codec(opus.clone(), RtpCodecKind::Audio).map_err(local)?;
         media.register_codec(codec("audio/red", "111/111", PT_RED), RtpCodecKind::Audio).map_err(local)?;
+        pictures::register(&mut media)?;
         let settings = SettingEngineBuilder::new()
             .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))
             .with_ice_connection_attempts(Some(CHECK), Some(CHECKS))
@@ -119,18 +124,18 @@ impl Peer {
         let servers = servers.into_iter();
         let servers = servers.map(|s| RTCIceServer { urls: s.urls, username: s.username, credential: s.credential }).collect();
         let gathering = Arc::new(Gathering { complete: watch::channel(false).0, described: AtomicBool::new(false) });
+        let theirs = Arc::new(pictures::Theirs::default());
         let policy = if config.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
         let bind = if config.bind.is_empty() { network::bind() } else { config.bind };
-        let mut builder = PeerConnectionBuilder::new()
+        let builder = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().with_ice_servers(servers).with_ice_transport_policy(policy).build())
             .with_media_engine(media)
             .with_setting_engine(settings)
-            .with_interceptor_registry(configure_rtcp_reports(Registry::new()))
-            .with_handler(Arc::new(Handler(on_event.clone(), gathering.clone())))
+            .with_interceptor_registry(pictures::watch(configure_rtcp_reports(Registry::new()), on_event.clone()))
+            .with_handler(Arc::new(Handler { on_event: on_event.clone(), gathering: gathering.clone(), theirs: theirs.clone() }))
             .with_udp_addrs(bind);
-        if let Some(runtime) = config.runtime {
-            builder = builder.with_runtime(runtime);
-        }
+        let runtime = config.runtime.unwrap_or_else(|| Arc::new(TokioRuntime));
+        let builder = builder.with_runtime(Arc::new(Patient(runtime)));
         let pc: Arc<dyn PeerConnection> = Arc::new(Box::pin(builder.build()).await.map_err(local)?);
         let ssrc = rand::random();
         let coding = RTCRtpEncodingParameters {
@@ -141,8 +146,11 @@ impl Peer {
         let track = MediaStreamTrack::new("voice".into(), "voice".into(), "voice".into(), RtpCodecKind::Audio, vec![coding]);
         let track = Arc::new(TrackLocalStaticRTP::new(track));
         pc.add_track(track.clone() as Arc<dyn TrackLocal>).await.map_err(local)?;
+        let own = pictures::Own::new();
+        pc.add_track(own.track()).await.map_err(local)?;
         let tasks = vec![tokio::spawn(watch_network(on_event.clone())), tokio::spawn(report(Arc::downgrade(&pc), on_event))];
-        Ok(Self { pc, track, ssrc, sequence: AtomicU16::new(rand::random()), offset: rand::random(), gathering, _bridges: bridges, tasks })
+        let (sequence, offset) = (AtomicU16::new(rand::random()), rand::random());
+        Ok(Self { pc, track, ssrc, sequence, offset, own, theirs, gathering, _bridges: bridges, tasks })
     }
 
     /// Addresses that are found from now on belong to the next description.
@@ -198,6 +206,18 @@ impl Transport for Peer {
                 tracing::debug!(%cause, "an address of the other side was passed over");
             }
         }
+    }
+
+    async fn send_picture(&self, timestamp: u32, last: bool, payload: Vec<u8>) {
+        self.own.send(timestamp, last, payload).await;
+    }
+
+    async fn ask_again(&self, missing: &[u64]) {
+        self.theirs.ask_again(missing).await;
+    }
+
+    async fn ask_for_key(&self) {
+        self.theirs.ask_for_key().await;
     }
 }
 
@@ -260,7 +280,9 @@ async fn stats(pc: &dyn PeerConnection) -> PathStats {
         out.kind = if relay { PathKind::Relayed } else { PathKind::Direct };
     }
     for entry in report.iter() {
-        if let RTCStatsReportEntry::RemoteInboundRtp(r) = entry {
+        if let RTCStatsReportEntry::RemoteInboundRtp(r) = entry
+            && r.received_rtp_stream_stats.rtp_stream_stats.kind == RtpCodecKind::Audio
+        {
             #[allow(clippy::cast_possible_truncation)]
             let lost = r.fraction_lost as f32;
             out.lost = lost.clamp(0.0, 1.0);
@@ -290,14 +312,18 @@ async fn watch_network(on_event: OnEvent) {
     }
 }
 
-struct Handler(OnEvent, Arc<Gathering>);
+struct Handler {
+    on_event: OnEvent,
+    gathering: Arc<Gathering>,
+    theirs: Arc<pictures::Theirs>,
+}
 
 #[async_trait::async_trait]
 impl PeerConnectionEventHandler for Handler {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
         match event.candidate.to_json() {
-            Ok(_) if !self.1.described.load(Ordering::SeqCst) => {}
-            Ok(c) if !c.candidate.is_empty() => (self.0)(TransportEvent::Candidate(c.candidate)),
+            Ok(_) if !self.gathering.described.load(Ordering::SeqCst) => {}
+            Ok(c) if !c.candidate.is_empty() => (self.on_event)(TransportEvent::Candidate(c.candidate)),
             Ok(_) => {}
             Err(cause) => tracing::debug!(%cause, "an address of this side cannot be written"),
         }
@@ -305,22 +331,27 @@ impl PeerConnectionEventHandler for Handler {
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
         if state == RTCIceGatheringState::Complete {
-            self.1.complete.send_replace(true);
+            self.gathering.complete.send_replace(true);
         }
     }
 
     async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
         tracing::debug!(%state, "the connection");
         match state {
-            RTCPeerConnectionState::Connected => (self.0)(TransportEvent::Connected),
-            RTCPeerConnectionState::Disconnected => (self.0)(TransportEvent::Disconnected),
-            RTCPeerConnectionState::Failed => (self.0)(TransportEvent::Failed),
+            RTCPeerConnectionState::Connected => (self.on_event)(TransportEvent::Connected),
+            RTCPeerConnectionState::Disconnected => (self.on_event)(TransportEvent::Disconnected),
+            RTCPeerConnectionState::Failed => (self.on_event)(TransportEvent::Failed),
             _ => {}
         }
     }
 
     async fn on_track(&self, track: Arc<dyn TrackRemote>) {
-        let on_event = self.0.clone();
+        let on_event = self.on_event.clone();
+        if track.kind().await == RtpCodecKind::Video {
+            let theirs = self.theirs.clone();
+            tokio::spawn(async move { theirs.read(track, on_event).await });
+            return;
+        }
         tokio::spawn(async move {
             let mut first = None;
             while let Some(event) = track.poll().await {

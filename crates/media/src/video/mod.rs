@@ -1,14 +1,22 @@
 //! Pictures to packets: a source of frames, VP8, and its packets.
 //!
+//! * [`camera`]: the cameras of this machine; [`convert`]: what they deliver, as encoders take it.
+//! * [`estimate`]: how much a path carries.
+//! * [`ivf`]: what came, in a file.
 //! * [`source`]: where frames come from.
-//! * [`vp8`]: the encoder (libvpx).
+//! * [`vp8`]: encoder and decoder (libvpx).
 //! * [`packet`]: encoded frames cut to packets (RFC 7741).
 //! * [`Camera`]: a thread that takes a frame, encodes it and hands it on; whoever is too slow for it gets a key frame next.
 
+pub mod camera;
+pub mod convert;
+pub mod estimate;
+pub mod ivf;
 pub mod packet;
 pub mod source;
 pub mod vp8;
 
+use convert::I420;
 use source::{Frames, Source};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,9 +27,16 @@ use vp8::Encoder;
 /// Frames that may wait to be sent.
 const QUEUE: usize = 8;
 /// The most a picture gets, in kb/s, and what it begins with: enough for 640 × 360.
-const RATE: u32 = 700;
+pub(crate) const RATE: u32 = 700;
+/// What a path is thought to carry before anything is known, in bits a second.
+pub(crate) const FIRST: u64 = 450_000;
+/// Below the first a picture is sent at half its sides, above the second at its own again: few good points are seen better than many
+/// bad ones.
+const SMALL: (u32, u32) = (180, 260);
+/// A picture with fewer points down is small already.
+const TALL: u32 = 300;
 /// Below this a picture is no picture any more.
-const LEAST: u32 = 80;
+pub(crate) const LEAST: u32 = 80;
 
 /// Why there is no picture.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +44,15 @@ pub enum VideoError {
     /// The file cannot be read, or is none of ours.
     #[error("the pictures of {0} cannot be used: {1}")]
     File(String, String),
+    /// There is no camera.
+    #[error("there is no camera")]
+    NoCamera,
+    /// The device refuses or was pulled out.
+    #[error("the camera does not work: {0}")]
+    Device(String),
+    /// The source has no more frames.
+    #[error("the pictures have ended")]
+    Ended,
     /// The encoder refuses.
     #[error("the encoder refuses ({0}): {1}")]
     Encoder(&'static str, u32),
@@ -53,6 +77,15 @@ struct Wishes {
     stop: AtomicBool,
 }
 
+/// Frames of a device that cannot be used, one after the other, before it is given up: at the start and on a bad cable there are some.
+const BAD: u32 = 30;
+
+/// The clock of all pictures: a camera that is closed and opened again goes on where time is, not at nought.
+fn clock() -> Duration {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
 /// A source of pictures that runs. It stops when it is dropped.
 pub struct Camera {
     wishes: Arc<Wishes>,
@@ -70,20 +103,29 @@ impl Drop for Camera {
 }
 
 impl Camera {
-    /// Opens the source and starts.
+    /// Opens the source and starts. Waits for the device.
     pub fn open(source: &Source) -> Result<Self, VideoError> {
-        let frames = source.open()?;
-        let (width, height) = (frames.width(), frames.height());
-        let encoder = Encoder::new(width, height, RATE)?;
         let (to, from) = mpsc::channel(QUEUE);
+        let (tell, opened) = std::sync::mpsc::sync_channel(1);
         let wishes = Arc::new(Wishes::default());
-        let shared = wishes.clone();
+        let (shared, source) = (wishes.clone(), source.clone());
+        // The system's cameras stay in the thread that opened them.
         let run = move || {
-            if let Err(cause) = run(frames, encoder, &shared, &to) {
+            let ready = source.open().and_then(|f| Ok((Scaled::new(f.width(), f.height())?, f)));
+            let (encoder, frames) = match ready {
+                Ok(r) => r,
+                // Whoever asked may have gone.
+                Err(cause) => return drop(tell.send(Err(cause))),
+            };
+            if tell.send(Ok((frames.width(), frames.height()))).is_ok()
+                && let Err(cause) = run(frames, encoder, &shared, &to)
+            {
                 tracing::warn!(%cause, "the pictures end");
             }
         };
-        std::thread::Builder::new().name("camera".into()).spawn(run).map_err(|e| VideoError::File("a thread".into(), e.to_string()))?;
+        let thread = std::thread::Builder::new().name("camera".into()).spawn(run);
+        thread.map_err(|e| VideoError::Device(e.to_string()))?;
+        let (width, height) = opened.recv().map_err(|e| VideoError::Device(e.to_string()))??;
         Ok(Self { wishes, frames: from, width, height })
     }
 
@@ -104,27 +146,72 @@ impl Camera {
     }
 }
 
-fn run(mut frames: Box<dyn Frames>, mut encoder: Encoder, wishes: &Wishes, to: &mpsc::Sender<Encoded>) -> Result<(), VideoError> {
+/// An encoder of the size that fits the rate.
+struct Scaled {
+    encoder: Encoder,
+    width: u32,
+    height: u32,
+    rate: u32,
+    small: bool,
+}
+
+impl Scaled {
+    fn new(width: u32, height: u32) -> Result<Self, VideoError> {
+        Ok(Self { encoder: Encoder::new(width, height, RATE)?, width, height, rate: RATE, small: false })
+    }
+
+    /// Follows the rate; what changes little is left.
+    fn set_rate(&mut self, rate: u32) -> Result<(), VideoError> {
+        if rate == 0 || rate.abs_diff(self.rate) * 10 <= self.rate {
+            return Ok(());
+        }
+        self.rate = rate;
+        let small = self.height >= TALL && rate < if self.small { SMALL.1 } else { SMALL.0 };
+        if small == self.small {
+            return self.encoder.set_rate(rate);
+        }
+        self.small = small;
+        // Its first frame is a key frame.
+        let by = if small { 2 } else { 1 };
+        self.encoder = Encoder::new((self.width / by) & !1, (self.height / by) & !1, rate)?;
+        Ok(())
+    }
+
+    fn encode(&mut self, frame: &[u8], at: Duration, key: bool) -> Result<Option<(Vec<u8>, bool)>, VideoError> {
+        if !self.small {
+            return self.encoder.encode(frame, at, key);
+        }
+        let whole = I420 { width: self.width, height: self.height, bytes: frame.to_vec() };
+        self.encoder.encode(&whole.halved().bytes, at, key)
+    }
+}
+
+fn run(mut frames: Box<dyn Frames>, mut encoder: Scaled, wishes: &Wishes, to: &mpsc::Sender<Encoded>) -> Result<(), VideoError> {
     let every = Duration::from_secs(1) / frames.rate().max(1);
-    let start = Instant::now();
-    let mut due = start;
-    let mut rate = RATE;
+    let mut due = Instant::now();
+    let mut bad = 0;
     // The first frame is one anyway.
     let mut key = true;
     while !wishes.stop.load(Ordering::Relaxed) {
-        if let Some(wait) = due.checked_duration_since(Instant::now()) {
+        if let Some(wait) = due.checked_duration_since(Instant::now()).filter(|_| !frames.is_live()) {
             std::thread::sleep(wait);
         }
         // A machine that was asleep does not make up for it.
         due = (due + every).max(Instant::now());
-        let frame = frames.next()?;
-        let wanted = wishes.rate.load(Ordering::Relaxed);
-        if wanted != 0 && wanted.abs_diff(rate) * 10 > rate {
-            encoder.set_rate(wanted)?;
-            rate = wanted;
-        }
+        let live = frames.is_live();
+        let frame = match frames.next() {
+            Ok(frame) => frame,
+            Err(cause) if live && bad < BAD => {
+                tracing::debug!(%cause, "a frame was passed over");
+                bad += 1;
+                continue;
+            }
+            Err(cause) => return Err(cause),
+        };
+        bad = 0;
+        encoder.set_rate(wishes.rate.load(Ordering::Relaxed))?;
         key |= wishes.key.swap(false, Ordering::Relaxed);
-        let at = start.elapsed();
+        let at = clock();
         let Some((bytes, is_key)) = encoder.encode(frame, at, key)? else { continue };
         // 32 bits, and over.
         #[allow(clippy::cast_possible_truncation)]
@@ -158,5 +245,25 @@ mod tests {
         let asked = async { while !camera.next().await.unwrap().key {} };
         tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
         assert!(matches!(Camera::open(&Source::File(dir.path().join("none.y4m"))), Err(VideoError::File(..))));
+    }
+
+    #[test]
+    fn at_a_low_rate_a_picture_is_small_and_whole() {
+        let mut e = Scaled::new(640, 360).unwrap();
+        let frame = [vec![90; 640 * 360], vec![120; 640 * 180]].concat();
+        let mut at = Duration::ZERO;
+        let mut size = |rate: u32| {
+            e.set_rate(rate).unwrap();
+            at += Duration::from_millis(40);
+            let (bytes, key) = e.encode(&frame, at, true).unwrap().unwrap();
+            assert!(key);
+            let seen = vp8::Decoder::new().unwrap().decode(&bytes).unwrap().unwrap();
+            assert!(seen.points.iter().all(|p| p.abs_diff(90) < 6));
+            (seen.width, seen.height)
+        };
+        assert_eq!(
+            [size(700), size(0), size(200), size(120), size(200), size(300)],
+            [(640, 360), (640, 360), (640, 360), (320, 180), (320, 180), (640, 360)]
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! Where frames come from: a trait for cameras, and a film for scripts and tests.
+//! Where frames come from: cameras, and a film for scripts and tests.
 
-use super::VideoError;
+use super::{VideoError, camera};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ const SIDE: u32 = 1_920;
 /// A source, before it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
+    /// The camera of this name, or any.
+    Camera(Option<String>),
     /// A film without compression (YUV4MPEG2, 4:2:0), over and over.
     File(PathBuf),
 }
@@ -19,19 +21,24 @@ impl Source {
     /// Opens it.
     pub fn open(&self) -> Result<Box<dyn Frames>, VideoError> {
         match self {
+            Self::Camera(name) => camera::open(name.as_deref()),
             Self::File(path) => Ok(Box::new(Film::open(path)?)),
         }
     }
 }
 
 /// Frames, one after the other, each as I420: all of Y, then U and V at half the size.
-pub trait Frames: Send {
+pub trait Frames {
     /// Points across; even.
     fn width(&self) -> u32;
     /// Points down; even.
     fn height(&self) -> u32;
     /// Frames a second.
     fn rate(&self) -> u32;
+    /// The next one comes when it is there, not when it is asked for.
+    fn is_live(&self) -> bool {
+        false
+    }
     /// The next one.
     fn next(&mut self) -> Result<&[u8], VideoError>;
 }

@@ -127,6 +127,65 @@ impl Drop for Encoder {
     }
 }
 
+/// A decoder, for those who look at what came without a window.
+pub struct Decoder(Box<vpx::vpx_codec_ctx_t>);
+
+// SAFETY: as the encoder.
+unsafe impl Send for Decoder {}
+
+/// A picture: brightness alone, line by line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grey {
+    /// Points across.
+    pub width: usize,
+    /// Points down.
+    pub height: usize,
+    /// As many bytes as points.
+    pub points: Vec<u8>,
+}
+
+impl Decoder {
+    /// Begins with a key frame.
+    pub fn new() -> Result<Self, VideoError> {
+        // SAFETY: the interface is a static of libvpx; the context is read only after it was initialized.
+        unsafe {
+            let mut context = Box::new(MaybeUninit::<vpx::vpx_codec_ctx_t>::zeroed());
+            let version = vpx::VPX_DECODER_ABI_VERSION.cast_signed();
+            let code = vpx::vpx_codec_dec_init_ver(context.as_mut_ptr(), vpx::vpx_codec_vp8_dx(), std::ptr::null(), 0, version);
+            check("start of the decoder", code)?;
+            Ok(Self(context.assume_init()))
+        }
+    }
+
+    /// Decodes a frame; its brightness. Nothing when the frame shows nothing.
+    pub fn decode(&mut self, frame: &[u8]) -> Result<Option<Grey>, VideoError> {
+        let size = u32::try_from(frame.len()).map_err(|_| VideoError::Encoder("a frame that is too large", 0))?;
+        // SAFETY: libvpx reads `frame` during this call only. A picture lives until the next call on the context and is copied at once;
+        // its plane has `d_h` lines of `stride` bytes, of which `d_w` are points.
+        unsafe {
+            let context = &raw mut *self.0;
+            check("frame", vpx::vpx_codec_decode(context, frame.as_ptr(), size, std::ptr::null_mut(), 0))?;
+            let mut next = std::ptr::null();
+            let Some(image) = vpx::vpx_codec_get_frame(context, &raw mut next).as_ref() else { return Ok(None) };
+            let (width, height) = (image.d_w as usize, image.d_h as usize);
+            let ([plane, ..], [stride, ..]) = (image.planes, image.stride);
+            let mut points = Vec::with_capacity(width * height);
+            for y in 0..height {
+                let line = plane.offset(stride as isize * y.cast_signed());
+                points.extend_from_slice(std::slice::from_raw_parts(line, width));
+            }
+            Ok(Some(Grey { width, height, points }))
+        }
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // SAFETY: the context is initialized, and not used after this.
+        unsafe { vpx::vpx_codec_destroy(&raw mut *self.0) };
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -162,5 +221,19 @@ mod tests {
         assert!(rate < 240, "{rate} kb/s");
         e.set_rate(100).unwrap();
         assert!(e.encode(&[0; 10], Duration::ZERO, false).is_err());
+    }
+
+    #[test]
+    fn what_is_encoded_is_seen_again() {
+        let (mut e, mut d) = (Encoder::new(320, 180, 400).unwrap(), Decoder::new().unwrap());
+        for n in 0..20 {
+            let at = Duration::from_millis(40) * u32::try_from(n).unwrap();
+            let Some((frame, _)) = e.encode(&picture(n), at, n == 0).unwrap() else { continue };
+            let seen = d.decode(&frame).unwrap().unwrap();
+            assert_eq!((seen.width, seen.height), (320, 180));
+            let apart: usize = seen.points.iter().zip(picture(n)).map(|(a, b)| usize::from(a.abs_diff(b))).sum();
+            assert!(apart / seen.points.len() < 4, "frame {n}");
+        }
+        assert!(d.decode(b"no frame of VP8").is_err());
     }
 }

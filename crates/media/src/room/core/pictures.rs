@@ -43,6 +43,8 @@ pub(super) struct OwnCamera {
     pub(super) ready: bool,
     /// Something was not sent: it goes on with a key frame.
     pub(super) cut: bool,
+    /// Nobody is to see it now.
+    pub(super) hidden: bool,
     pub(super) sequence: u64,
     pub(super) picture: u16,
 }
@@ -59,18 +61,39 @@ pub(super) fn is_screen(track: &proto::TrackInfo) -> bool {
 }
 
 impl Core {
-    /// Shows the camera, whose pictures are so large, from the moment media flows.
+    /// Shows the camera, whose pictures are so large, from the moment media flows. Once it is known to the unit it is only hidden and
+    /// shown again.
     pub fn show_camera(&mut self, size: (u32, u32)) {
-        let cid = format!("camera-{}", self.cid);
-        self.camera =
-            Some(OwnCamera { cid, size, asked: false, track: None, media: None, ready: false, cut: false, sequence: 1_000, picture: 0 });
+        if let Some(camera) = &mut self.camera {
+            (camera.hidden, camera.cut) = (false, true);
+        } else {
+            let cid = format!("camera-{}", self.cid);
+            let (track, media) = (None, None);
+            let (asked, ready, cut, hidden) = (false, false, false, false);
+            self.camera = Some(OwnCamera { cid, size, asked, track, media, ready, cut, hidden, sequence: 1_000, picture: 0 });
+        }
         self.publish_camera();
+        self.tell_hidden();
+    }
+
+    /// Shows it no longer.
+    pub fn hide_camera(&mut self) {
+        if let Some(camera) = self.camera.as_mut().filter(|c| !c.hidden) {
+            camera.hidden = true;
+            self.tell_hidden();
+        }
+    }
+
+    /// Tells the unit whether the camera is hidden, once it knows the camera.
+    pub(super) fn tell_hidden(&mut self) {
+        let Some((Some(sid), muted)) = self.camera.as_ref().map(|c| (c.track.clone(), c.hidden)) else { return };
+        self.say(Request::Mute(proto::MuteTrackRequest { sid, muted }));
     }
 
     /// A frame of our own camera.
     pub fn send_picture(&mut self, now: Instant, picture: &Encoded) {
         let identity = self.own.as_ref().map(|o| o.identity.clone()).unwrap_or_default();
-        let Some(camera) = &mut self.camera else { return };
+        let Some(camera) = self.camera.as_mut().filter(|c| !c.hidden) else { return };
         let media = camera.media.filter(|_| self.publisher.up && camera.ready);
         if media.is_some() && camera.cut && !picture.key {
             self.out.push_back(Out::KeyNeeded);
@@ -135,7 +158,7 @@ impl Core {
     #[allow(deprecated)] // The layer's size is what the unit chooses by.
     pub(super) fn publish_camera(&mut self) {
         let up = self.told_up;
-        let Some(camera) = self.camera.as_mut().filter(|c| up && !c.asked) else { return };
+        let Some(camera) = self.camera.as_mut().filter(|c| up && !c.asked && !c.hidden) else { return };
         camera.asked = true;
         let (width, height) = camera.size;
         let layer = proto::VideoLayer { quality: proto::VideoQuality::High as i32, width, height, ..Default::default() };

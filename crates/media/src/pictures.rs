@@ -1,0 +1,685 @@
+//! One call's pictures: our camera on its way out, theirs on its way in.
+//!
+//! | our picture | entered by | what is sent |
+//! |---|---|---|
+//! | off | the beginning, the person | nothing; the device is closed |
+//! | on | the person, and another try after a pause | frames, at the rate the path carries |
+//! | paused | less than [`POOR`] for [`POOR_FOR`] | nothing, for [`AGAIN`]: the sound has the path for itself |
+//! | failed | device or encoder, or no picture within [`OPENS`] | nothing; the device is closed |
+//!
+//! Theirs is there from its first whole frame until they say that it is over, or nothing came for [`SILENT`]. Invariants: nothing is sent
+//! while there is no path or it is held; every queue is bounded, and what is dropped from one is followed by a key frame. Packets go out
+//! no faster than two and a half times what the path carries, so that a key frame does not stand in the sound's way.
+
+use crate::room::core::{Picture, Source as Of};
+use crate::room::video::{Assembler, PATIENCE, is_key, is_sane};
+use crate::session::{Quality, Switches};
+use crate::transport::{PicturePacket, Transport};
+use crate::video::source::Source;
+use crate::video::{Camera, Encoded, FIRST, LEAST, VideoError, packet};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Where frames go that may be drawn. Called from the pictures' task: it must not wait.
+pub type OnPicture = Arc<dyn Fn(Picture) + Send + Sync>;
+
+/// Whose picture it is, in a call: their identity.
+pub const THEIRS: &str = "peer";
+/// And ours; in rooms too.
+pub const OWN: &str = "own";
+
+/// Packets, wishes and figures that may wait.
+const QUEUE: usize = 512;
+/// Packets of ours that may wait for their turn.
+const OUTGOING: usize = 400;
+/// Bits a second below which a picture takes more from the sound than it gives.
+const POOR: u64 = (LEAST as u64 + 20) * 1_000;
+/// So long it may be poor.
+const POOR_FOR: Duration = Duration::from_secs(4);
+/// A pause for the sound's sake.
+const AGAIN: Duration = Duration::from_secs(10);
+/// A device that gives no picture within this gives none.
+const OPENS: Duration = Duration::from_secs(10);
+/// The other side gets a key frame at most this often.
+const KEYS: Duration = Duration::from_millis(300);
+/// Without a packet for so long, their picture is over.
+const SILENT: Duration = Duration::from_secs(3);
+/// Says that no picture follows: a descriptor, and no frame behind it.
+const OVER: [u8; 1] = [0x10];
+/// Of what the path carries, in hundredths, for frames; the rest is for what is sent again.
+const FRAMES: u64 = 90;
+/// Missing packets that are asked for; behind a greater gap only a key frame helps.
+const MISSING: u64 = 128;
+/// A packet may be late by so much before it is missing.
+const LATE: Duration = Duration::from_millis(5);
+/// It is asked for at most so often.
+const ASKED: u32 = 12;
+/// From this share of losses on, a packet is asked for before the first asking can have failed: one of the two gets through.
+const LOSSY: f32 = 0.04;
+/// After such a silence nothing of before is asked for: it would be shown late.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Our own picture.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum OwnPicture {
+    /// Nobody asked for it.
+    #[default]
+    Off,
+    /// It is sent, or is when there is a path.
+    On,
+    /// The path carries the sound only.
+    Paused,
+    /// There is none.
+    Failed(VideoError),
+}
+
+/// How the pictures are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PictureState {
+    /// Ours.
+    pub own: OwnPicture,
+    /// There is one of theirs.
+    pub theirs: bool,
+    /// What the path carries of pictures, in bits a second; nought before the first report.
+    pub estimate: u64,
+    /// Whole frames of theirs so far.
+    pub frames: u64,
+    /// Times their picture stood still (as `freezeCount` of W3C's webrtc-stats).
+    pub freezes: u64,
+    /// Times there was none of ours although there should be.
+    pub failures: u32,
+}
+
+/// To the pictures' task.
+#[derive(Debug)]
+pub enum ToPictures {
+    /// A packet of theirs.
+    Packet(PicturePacket, Instant),
+    /// They need a key frame.
+    KeyWanted,
+    /// The path carries so many bits a second.
+    Estimate(u64),
+    /// Whoever draws lost frames: of ours, or of theirs.
+    Lost(bool),
+}
+
+/// The queue to a pictures' task.
+#[must_use]
+pub fn queue() -> (mpsc::Sender<ToPictures>, mpsc::Receiver<ToPictures>) {
+    mpsc::channel(QUEUE)
+}
+
+/// The pictures of a running call.
+pub struct Pictures {
+    to: mpsc::Sender<ToPictures>,
+    /// Our picture from there, or none: never stuck behind anything else.
+    wish: watch::Sender<Option<Source>>,
+    state: watch::Receiver<PictureState>,
+    task: JoinHandle<()>,
+}
+
+impl Pictures {
+    /// Starts; `to` and `inbox` are the ends of one queue.
+    pub fn start(
+        transport: Arc<dyn Transport>,
+        (to, inbox): (mpsc::Sender<ToPictures>, mpsc::Receiver<ToPictures>),
+        switches: Arc<Switches>,
+        quality: watch::Receiver<Quality>,
+        show: OnPicture,
+    ) -> Self {
+        let (tell, state) = watch::channel(PictureState::default());
+        let (wish, wished) = watch::channel(None);
+        let task = Task {
+            transport,
+            switches,
+            quality,
+            show,
+            tell,
+            camera: None,
+            opening: None,
+            wished,
+            outgoing: VecDeque::new(),
+            due: Instant::now(),
+            flowing: false,
+            cut: false,
+            number: 0,
+            timestamp: 0,
+            poor: None,
+            again: None,
+            answered: None,
+            theirs: Assembler::default(),
+            missing: Missing::default(),
+            came: None,
+            heard: None,
+            cadence: Cadence::default(),
+        };
+        Self { to, wish, state, task: tokio::spawn(task.run(inbox)) }
+    }
+
+    /// Our picture from there, or none.
+    pub fn show(&self, source: Option<Source>) {
+        self.wish.send_replace(source);
+    }
+
+    /// Whoever draws lost frames, of ours or of theirs.
+    pub fn lost(&self, own: bool) {
+        // A full queue: it is said again.
+        let _ = self.to.try_send(ToPictures::Lost(own));
+    }
+
+    /// How they are, now and later.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<PictureState> {
+        self.state.clone()
+    }
+}
+
+impl Drop for Pictures {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One's own camera, seen by oneself alone. It ends when it is dropped.
+pub struct Preview {
+    lost: Arc<tokio::sync::Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Preview {
+    /// Opens it.
+    pub async fn open(source: Source, show: OnPicture) -> Result<Self, VideoError> {
+        let opened = tokio::task::spawn_blocking(move || Camera::open(&source)).await;
+        let mut camera = opened.map_err(|e| VideoError::Device(e.to_string()))??;
+        let lost = Arc::new(tokio::sync::Notify::new());
+        let asked = lost.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = asked.notified() => camera.ask_for_key(),
+                    frame = camera.next() => match frame {
+                        Some(f) => show(own_picture(&f)),
+                        None => return,
+                    },
+                }
+            }
+        });
+        Ok(Self { lost, task })
+    }
+
+    /// Whoever draws lost frames.
+    pub fn lost(&self) {
+        self.lost.notify_one();
+    }
+}
+
+impl Drop for Preview {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A frame of ours for whoever draws it here.
+pub(crate) fn own_picture(f: &Encoded) -> Picture {
+    let source = Of { identity: OWN.to_owned(), screen: false };
+    Picture { source, timestamp: f.timestamp, key: f.key, frame: f.bytes.clone() }
+}
+
+/// A packet that waits for its turn.
+struct Waiting {
+    timestamp: u32,
+    last: bool,
+    payload: Vec<u8>,
+}
+
+struct Task {
+    transport: Arc<dyn Transport>,
+    switches: Arc<Switches>,
+    quality: watch::Receiver<Quality>,
+    show: OnPicture,
+    tell: watch::Sender<PictureState>,
+    camera: Option<Camera>,
+    /// A device may take its time: since when.
+    opening: Option<(JoinHandle<Result<Camera, VideoError>>, Instant)>,
+    /// What the person wants to be seen.
+    wished: watch::Receiver<Option<Source>>,
+    outgoing: VecDeque<Waiting>,
+    /// When the next packet may go out.
+    due: Instant,
+    /// There was a path the last time.
+    flowing: bool,
+    /// Something was not sent: only a key frame helps.
+    cut: bool,
+    /// Of frames.
+    number: u16,
+    timestamp: u32,
+    poor: Option<Instant>,
+    again: Option<Instant>,
+    /// When a key frame was made for them.
+    answered: Option<Instant>,
+    theirs: Assembler,
+    missing: Missing,
+    /// When the last packet of theirs came; and the same while there is a picture.
+    came: Option<Instant>,
+    heard: Option<Instant>,
+    cadence: Cadence,
+}
+
+async fn next(camera: Option<&mut Camera>) -> Option<Encoded> {
+    match camera {
+        Some(c) => c.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never comes while none is being opened. A task that ended badly has opened nothing.
+async fn opened(opening: Option<&mut (JoinHandle<Result<Camera, VideoError>>, Instant)>) -> Result<Camera, VideoError> {
+    match opening {
+        Some((task, _)) => task.await.unwrap_or_else(|e| Err(VideoError::Device(e.to_string()))),
+        None => std::future::pending().await,
+    }
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::Receiver<ToPictures>) {
+        loop {
+            let wait = self.deadline();
+            tokio::select! {
+                // Whoever does not want to be seen any more comes first.
+                biased;
+                changed = self.wished.changed() => match changed {
+                    Ok(()) => self.wish().await,
+                    Err(_) => return,
+                },
+                what = inbox.recv() => match what {
+                    Some(what) => self.take(what),
+                    None => return,
+                },
+                camera = opened(self.opening.as_mut()) => self.shown(camera).await,
+                frame = next(self.camera.as_mut()) => match frame {
+                    Some(frame) => self.frame(&frame),
+                    None => self.fail(VideoError::Ended).await,
+                },
+                () = tokio::time::sleep_until(wait.into()) => {}
+            }
+            let now = Instant::now();
+            self.send(now).await;
+            self.receive(now).await;
+            self.judge(now).await;
+        }
+    }
+
+    /// When something has to be done even if nothing happens.
+    fn deadline(&self) -> Instant {
+        let due = (!self.outgoing.is_empty()).then_some(self.due);
+        let silent = self.heard.map(|at| at + SILENT);
+        let opens = self.opening.as_ref().map(|(_, since)| *since + OPENS);
+        let all = [due, opens, self.missing.deadline(self.rtt()), silent, self.again, self.poor.map(|p| p + POOR_FOR)];
+        // An hour is no limit, only something to wait for.
+        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600))
+    }
+
+    fn rtt(&self) -> Duration {
+        self.quality.borrow().path.rtt.unwrap_or(Duration::from_millis(100))
+    }
+
+    fn take(&mut self, what: ToPictures) {
+        match what {
+            ToPictures::Packet(p, at) => self.packet(p, at),
+            ToPictures::Lost(true) => self.camera.iter().for_each(Camera::ask_for_key),
+            ToPictures::KeyWanted => {
+                // However often they ask: a picture of key frames alone is none. They ask again.
+                let now = Instant::now();
+                if self.answered.is_none_or(|at| now.saturating_duration_since(at) >= KEYS) {
+                    self.answered = Some(now);
+                    self.camera.iter().for_each(Camera::ask_for_key);
+                }
+            }
+            ToPictures::Lost(false) => self.theirs.lose(),
+            ToPictures::Estimate(bits) => {
+                self.tell.send_if_modified(|s| std::mem::replace(&mut s.estimate, bits) != bits);
+                self.camera.iter().for_each(|c| c.set_rate(bits * FRAMES / 100));
+            }
+        }
+    }
+
+    /// What the path carries, as far as is known.
+    fn estimate(&self) -> u64 {
+        Some(self.tell.borrow().estimate).filter(|e| *e > 0).unwrap_or(FIRST)
+    }
+
+    fn transmits(&self) -> bool {
+        self.switches.transmit.load(Ordering::Relaxed)
+    }
+
+    /// The person wants something else to be seen, or nothing.
+    async fn wish(&mut self) {
+        let wanted = self.wished.borrow_and_update().is_some();
+        self.close().await;
+        // Why there is nothing stays said.
+        if wanted || !matches!(self.tell.borrow().own, OwnPicture::Failed(_)) {
+            self.own(if wanted { OwnPicture::On } else { OwnPicture::Off });
+        }
+        self.open();
+    }
+
+    fn own(&self, own: OwnPicture) {
+        self.tell.send_if_modified(|s| std::mem::replace(&mut s.own, own.clone()) != own);
+    }
+
+    /// Begins to open what the person wants to be seen.
+    fn open(&mut self) {
+        let source = self.wished.borrow().clone();
+        self.opening = source.map(|s| (tokio::task::spawn_blocking(move || Camera::open(&s)), Instant::now()));
+    }
+
+    async fn shown(&mut self, camera: Result<Camera, VideoError>) {
+        self.opening = None;
+        match camera {
+            Ok(camera) => {
+                camera.set_rate(self.estimate() * FRAMES / 100);
+                self.camera = Some(camera);
+                self.own(OwnPicture::On);
+            }
+            Err(cause) => self.fail(cause).await,
+        }
+    }
+
+    async fn fail(&mut self, cause: VideoError) {
+        tracing::warn!(%cause, "there is no picture of one's own");
+        self.close().await;
+        self.tell.send_modify(|s| {
+            s.own = OwnPicture::Failed(cause);
+            s.failures += 1;
+        });
+    }
+
+    /// Lets go of the device, and says so to the other side. One that is being opened is closed as soon as it is open.
+    async fn close(&mut self) {
+        (self.poor, self.again, self.opening) = (None, None, None);
+        self.outgoing.clear();
+        if self.camera.take().is_none() || !self.transmits() {
+            return;
+        }
+        for _ in 0..3 {
+            self.timestamp = self.timestamp.wrapping_add(1);
+            self.transport.send_picture(self.timestamp, true, OVER.to_vec()).await;
+        }
+    }
+
+    /// A frame of ours.
+    fn frame(&mut self, frame: &Encoded) {
+        (self.show)(own_picture(frame));
+        let flows = self.transmits();
+        self.cut |= !flows || !self.flowing;
+        self.flowing = flows;
+        if !flows {
+            return self.outgoing.clear();
+        }
+        if self.cut && !frame.key {
+            return self.camera.iter().for_each(Camera::ask_for_key);
+        }
+        self.cut = false;
+        self.number = self.number.wrapping_add(1) & 0x7fff;
+        self.timestamp = frame.timestamp;
+        let mut parts = packet::packets(&frame.bytes, self.number).peekable();
+        while let Some(payload) = parts.next() {
+            self.outgoing.push_back(Waiting { timestamp: frame.timestamp, last: parts.peek().is_none(), payload });
+        }
+        if self.outgoing.len() > OUTGOING {
+            self.outgoing.clear();
+            self.cut = true;
+        }
+    }
+
+    /// What is due goes out.
+    async fn send(&mut self, now: Instant) {
+        if !self.outgoing.is_empty() && !self.transmits() {
+            // What was to be seen then is not shown later.
+            self.outgoing.clear();
+            self.cut = true;
+        }
+        let estimate = self.estimate().max(POOR);
+        // What was not used for a moment is not made up for.
+        self.due = self.due.max(now.checked_sub(Duration::from_millis(10)).unwrap_or(now));
+        while self.due <= now
+            && let Some(w) = self.outgoing.pop_front()
+        {
+            self.due += Duration::from_secs_f64(w.payload.len() as f64 * 8.0 / (estimate as f64 * 2.5));
+            self.transport.send_picture(w.timestamp, w.last, w.payload).await;
+        }
+    }
+
+    /// The path is too poor for a picture, or may be good enough again.
+    async fn judge(&mut self, now: Instant) {
+        let poor = self.camera.is_some() && self.transmits() && self.estimate() < POOR;
+        self.poor = poor.then(|| self.poor.unwrap_or(now));
+        if self.opening.as_ref().is_some_and(|(_, since)| now >= *since + OPENS) {
+            self.fail(VideoError::Device("it gives no picture".into())).await;
+        } else if self.poor.is_some_and(|since| now >= since + POOR_FOR) {
+            self.close().await;
+            self.own(OwnPicture::Paused);
+            self.again = Some(now + AGAIN);
+        } else if self.again.is_some_and(|at| now >= at) {
+            self.again = None;
+            self.open();
+        }
+    }
+
+    /// A packet of theirs.
+    fn packet(&mut self, p: PicturePacket, at: Instant) {
+        if self.came.replace(at).is_some_and(|before| at.saturating_duration_since(before) > PAUSE) {
+            self.missing = Missing::default();
+            self.theirs.lose();
+        }
+        self.missing.came(p.seq, at);
+        if p.payload == OVER {
+            self.over();
+            // It has a number like any other.
+            return self.theirs.push(p.seq, p.timestamp, true, &[]);
+        }
+        if self.heard.is_some() || is_begin(&p.payload) {
+            self.heard = Some(at);
+        }
+        self.theirs.push(p.seq, p.timestamp, p.last, &p.payload);
+    }
+
+    fn over(&mut self) {
+        self.heard = None;
+        self.cadence.pause();
+        self.tell.send_if_modified(|s| std::mem::replace(&mut s.theirs, false));
+    }
+
+    /// Whole frames of theirs go on, and what is missing is asked for.
+    async fn receive(&mut self, now: Instant) {
+        while let Some(f) = self.theirs.pop(now) {
+            if !is_sane(&f.bytes) {
+                self.theirs.lose();
+                break;
+            }
+            let freezes = self.cadence.frame(now);
+            self.tell.send_modify(|s| {
+                s.theirs = self.heard.is_some();
+                s.frames += 1;
+                s.freezes += freezes;
+            });
+            let of = Of { identity: THEIRS.to_owned(), screen: false };
+            (self.show)(Picture { source: of, timestamp: f.timestamp, key: is_key(&f.bytes), frame: f.bytes });
+        }
+        if self.heard.is_some_and(|at| now >= at + SILENT) {
+            self.over();
+        }
+        let missing = self.missing.due(now, self.rtt());
+        if !missing.is_empty() {
+            self.transport.ask_again(&missing).await;
+        }
+        if self.heard.is_some() && self.theirs.wants_key(now) {
+            self.transport.ask_for_key().await;
+        }
+    }
+}
+
+/// A frame begins here: there is a picture again.
+fn is_begin(payload: &[u8]) -> bool {
+    payload.len() > 1 && payload.first().is_some_and(|b| b & 0x17 == 0x10)
+}
+
+/// Packets that did not come: number, since when, when they were asked for last, how often.
+#[derive(Default)]
+struct Missing {
+    newest: Option<u64>,
+    list: BTreeMap<u64, (Instant, Option<Instant>, u32)>,
+    /// Share of packets that did not come at first, lately.
+    lost: f32,
+}
+
+impl Missing {
+    fn came(&mut self, seq: u64, now: Instant) {
+        let Some(newest) = self.newest else {
+            self.newest = Some(seq);
+            return;
+        };
+        if seq <= newest {
+            self.list.remove(&seq);
+            return;
+        }
+        self.newest = Some(seq);
+        if seq - newest > MISSING {
+            self.list.clear();
+            return;
+        }
+        for n in newest + 1..=seq {
+            self.lost += (f32::from(u8::from(n != seq)) - self.lost) / 100.0;
+        }
+        self.list.extend((newest + 1..seq).map(|n| (n, (now, None, 0))));
+        while self.list.len() as u64 > MISSING {
+            self.list.pop_first();
+        }
+    }
+
+    /// How long an asking is waited for.
+    fn patience(&self, rtt: Duration) -> Duration {
+        if self.lost > LOSSY { (rtt / 2).max(Duration::from_millis(15)) } else { (rtt * 6 / 5).max(Duration::from_millis(30)) }
+    }
+
+    /// When a number may be asked for.
+    fn at((since, asked, _): &(Instant, Option<Instant>, u32), patience: Duration) -> Instant {
+        asked.map_or(*since + LATE, |at| at + patience)
+    }
+
+    fn deadline(&self, rtt: Duration) -> Option<Instant> {
+        let patience = self.patience(rtt);
+        self.list.values().map(|m| Self::at(m, patience)).min()
+    }
+
+    /// What is to be asked for now.
+    fn due(&mut self, now: Instant, rtt: Duration) -> Vec<u64> {
+        self.list.retain(|_, (since, _, times)| *times < ASKED && now.saturating_duration_since(*since) < PATIENCE);
+        let patience = self.patience(rtt);
+        let mut out = Vec::new();
+        for (seq, m) in &mut self.list {
+            if now >= Self::at(m, patience) {
+                m.1 = Some(now);
+                m.2 += 1;
+                out.push(*seq);
+            }
+        }
+        out
+    }
+}
+
+/// Whether a picture moves: it stands still when a frame is three times as late as the ones before, and at least 150 ms.
+#[derive(Default)]
+struct Cadence {
+    last: Option<Instant>,
+    mean: f64,
+}
+
+impl Cadence {
+    fn pause(&mut self) {
+        self.last = None;
+    }
+
+    /// One when the picture stood still before this frame.
+    fn frame(&mut self, now: Instant) -> u64 {
+        let Some(last) = self.last.replace(now) else { return 0 };
+        let took = now.saturating_duration_since(last).as_secs_f64();
+        let frozen = self.mean > 0.0 && took > (self.mean * 3.0).max(self.mean + 0.150);
+        self.mean = if self.mean > 0.0 { self.mean * 0.95 + took * 0.05 } else { took };
+        u64::from(frozen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_until_it_comes_or_is_too_late() {
+        let (now, rtt) = (Instant::now(), ms(50));
+        let mut m = Missing::default();
+        m.came(10, now);
+        m.came(13, now);
+        assert!(m.due(now, rtt).is_empty(), "it may only be late");
+        assert_eq!(m.due(now + ms(5), rtt), [11, 12]);
+        m.came(12, now + ms(6));
+        assert!(m.due(now + ms(40), rtt).is_empty());
+        assert_eq!(m.deadline(rtt), Some(now + ms(65)));
+        assert_eq!(m.due(now + ms(65), rtt), [11]);
+        assert!(m.due(now + PATIENCE, rtt).is_empty() && m.deadline(rtt).is_none());
+    }
+
+    #[test]
+    fn on_a_lossy_path_one_asking_does_not_wait_for_the_other_to_fail() {
+        let (now, rtt) = (Instant::now(), ms(50));
+        let mut m = Missing::default();
+        for n in (0..400).filter(|n| n % 10 != 3) {
+            m.came(n, now);
+            m.due(now, rtt);
+        }
+        assert!((0.05..0.15).contains(&m.lost), "{}", m.lost);
+        m.list.clear();
+        m.came(401, now);
+        assert_eq!((m.due(now + ms(5), rtt), m.due(now + ms(30), rtt)), (vec![400], vec![400]));
+    }
+
+    #[test]
+    fn a_great_gap_is_left_to_a_key_frame() {
+        let now = Instant::now();
+        let mut m = Missing::default();
+        m.came(10, now);
+        m.came(10 + MISSING + 1, now);
+        assert!(m.due(now + ms(20), ms(10)).is_empty());
+        for n in 1..1_000 {
+            m.came(200 + n * 2, now);
+        }
+        assert!(m.list.len() as u64 <= MISSING);
+    }
+
+    #[test]
+    fn a_picture_that_stands_still_is_counted() {
+        let mut c = Cadence::default();
+        let mut at = Instant::now();
+        let mut after = |c: &mut Cadence, n: u64| {
+            at += ms(n);
+            c.frame(at)
+        };
+        assert_eq!((0..50).map(|_| after(&mut c, 40)).sum::<u64>(), 0);
+        assert_eq!([after(&mut c, 180), after(&mut c, 400), after(&mut c, 40)], [0, 1, 0]);
+        c.pause();
+        assert_eq!(after(&mut c, 9_000), 0, "it was off");
+    }
+
+    #[test]
+    fn the_end_of_a_picture_is_no_beginning() {
+        assert!(!is_begin(&OVER) && !is_begin(&[]) && is_begin(&[0x90, 0x80, 0x80, 1, 0]) && !is_begin(&[0x80, 0x80, 0x80, 1, 0]));
+    }
+}

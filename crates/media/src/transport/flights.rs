@@ -1,0 +1,174 @@
+//! A runtime for `webrtc` under which DTLS handshakes end on paths that lose packets.
+//!
+//! In `rtc-dtls` 0.21 a repeated flight of the other side restarts the timer for one's own flight. Both timers are a second, so when a
+//! flight is lost the other side's repetition comes just before one's own is due, again and again, and nobody ever repeats the flight that
+//! is missing: of ten calls on a path that loses a tenth, one does not come about. Here every second repetition is not handed on, so that
+//! one's own timer ends in between. What is dropped is sent again by itself; after the handshake nothing is looked at. What comes through a
+//! relay is wrapped, and passes as it is.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, Transmit};
+
+/// A repetition within this of the last one that was handed on is dropped: more than one timer of the handshake, less than two.
+const SOON: Duration = Duration::from_millis(1_500);
+/// Messages of handshakes that are remembered; a handshake has fewer than twenty.
+const MOST: usize = 64;
+
+/// The same runtime, with sockets that do that.
+#[derive(Debug)]
+pub struct Patient(pub Arc<dyn Runtime>);
+
+impl Runtime for Patient {
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) -> Box<dyn JoinHandle> {
+        self.0.spawn(future)
+    }
+
+    fn spawn_reactor(&self, size: usize, future: Pin<Box<dyn Future<Output = ()> + Send>>) -> Box<dyn JoinHandle> {
+        self.0.spawn_reactor(size, future)
+    }
+
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Ok(Arc::new(Socket { inner: self.0.wrap_udp_socket(socket)?, seen: Mutex::default() }))
+    }
+
+    fn wrap_tcp_listener(&self, listener: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
+        self.0.wrap_tcp_listener(listener)
+    }
+
+    fn connect_tcp<'a>(&'a self, to: SocketAddr) -> Pin<Box<dyn Future<Output = io::Result<Arc<dyn AsyncTcpStream>>> + Send + 'a>> {
+        self.0.connect_tcp(to)
+    }
+
+    fn resolve_host<'a>(&'a self, host: &'a str) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
+        self.0.resolve_host(host)
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
+        self.0.interval(period)
+    }
+
+    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
+        self.0.block_on(future);
+    }
+
+    fn yield_now(&self) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        self.0.yield_now()
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+}
+
+/// Type, number and offset of the first message of a flight.
+type Flight = [u8; 6];
+
+/// What begins an unencrypted handshake record (RFC 6347, 4.1 and 4.2.2); nothing for any other datagram.
+fn flight(datagram: &[u8]) -> Option<Flight> {
+    match datagram {
+        [22, 254, _, 0, 0, _, _, _, _, _, _, _, _, kind, _, _, _, n0, n1, o0, o1, o2, ..] => Some([*kind, *n0, *n1, *o0, *o1, *o2]),
+        _ => None,
+    }
+}
+
+/// When each flight of each sender was handed on last: nobody else's datagrams stand in the way of the other side's.
+#[derive(Debug, Default)]
+struct Seen(HashMap<(SocketAddr, Flight), Instant>);
+
+impl Seen {
+    fn drops(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+        let Some(flight) = flight(datagram).map(|f| (from, f)) else { return false };
+        if self.0.get(&flight).is_some_and(|at| now.saturating_duration_since(*at) < SOON) {
+            return true;
+        }
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        self.0.insert(flight, now);
+        false
+    }
+}
+
+#[derive(Debug)]
+struct Socket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    seen: Mutex<Seen>,
+}
+
+impl AsyncUdpSocket for Socket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        self.inner.poll_send(cx, transmit)
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
+        let got = self.inner.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(n)) = got {
+            for (buf, m) in bufs.iter_mut().zip(meta.iter()).take(n) {
+                let whole = buf.get_mut(..m.len).unwrap_or_default();
+                for datagram in whole.chunks_mut(m.stride.max(1)) {
+                    if datagram.first() == Some(&22)
+                        && self.seen.lock().unwrap_or_else(PoisonError::into_inner).drops(m.addr, datagram, Instant::now())
+                        && let Some(first) = datagram.first_mut()
+                    {
+                        // No protocol begins so (RFC 7983): it is passed over.
+                        *first = 255;
+                    }
+                }
+            }
+        }
+        got
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.inner.max_gso_segments()
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.inner.max_gro_segments()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_second_repetition_of_a_flight_is_dropped_and_nothing_else() {
+        let hello = |record: u8, kind: u8, number: u8| {
+            vec![22, 254, 253, 0, 0, 0, 0, 0, 0, 0, record, 0, 20, kind, 0, 0, 8, 0, number, 0, 0, 0, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]
+        };
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let [them, other] = [1, 2].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        assert!(!seen.drops(other, &hello(0, 2, 1), start));
+        let mut at = |datagram: &[u8], ms: u64| seen.drops(them, datagram, start + Duration::from_millis(ms));
+        let dropped: Vec<bool> = (0..6).map(|n| at(&hello(n, 2, 1), u64::from(n) * 1_000)).collect();
+        assert_eq!(dropped, [false, true, false, true, false, true]);
+        assert!(!at(&hello(9, 11, 2), 5_001), "another flight");
+        let encrypted = [22, 254, 253, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 20, 0, 0, 12, 0, 5, 0, 0, 0, 0];
+        assert!(!at(&encrypted, 5_002) && !at(&encrypted, 5_003), "after the handshake");
+        assert!(!at(&[0, 1, 0, 0], 5_004) && !at(&[], 5_005) && !at(&[22; 9], 5_006));
+        for n in 0..=255 {
+            assert!(!at(&hello(0, 1, n), 90_000 + u64::from(n)));
+        }
+        assert!(seen.0.len() <= MOST);
+    }
+}
