@@ -79,8 +79,8 @@ impl Engine {
         }
     }
 
-    /// Calls the other person of a direct conversation. The state follows.
-    pub async fn start_call(&self, conversation: ConversationId) -> EngineResult<CallId> {
+    /// Calls the other person of a direct conversation, with pictures of this side when `video`. The state follows.
+    pub async fn start_call(&self, conversation: ConversationId, video: bool) -> EngineResult<CallId> {
         let c = self
             .read(|r| r.conversation(conversation))?
             .ok_or_else(|| EngineError::invalid("NOT_FOUND", "There is no such conversation."))?;
@@ -95,16 +95,16 @@ impl Engine {
         }
         self.may_speak(conversation).await?;
         let call = CallId::generate();
-        self.calls().person(Input::Start { call, conversation, peer }).await?;
+        self.calls().person(Input::Start { call, conversation, peer, video }).await?;
         Ok(call)
     }
 
-    /// Takes the call that rings.
-    pub async fn accept_call(&self) -> EngineResult<()> {
+    /// Takes the call that rings, with pictures of this side when `video`.
+    pub async fn accept_call(&self, video: bool) -> EngineResult<()> {
         if let Some(state) = self.call() {
             self.may_speak(state.conversation).await?;
         }
-        self.calls().person(Input::Accept).await
+        self.calls().person(Input::Accept { video }).await
     }
 
     /// Hangs up, declines, or puts the notice of an ended call away.
@@ -115,6 +115,11 @@ impl Engine {
     /// Turns the microphone off or on.
     pub async fn mute_call(&self, muted: bool) -> EngineResult<()> {
         self.calls().person(Input::Mute(muted)).await
+    }
+
+    /// Shows this side, or does not any more.
+    pub async fn call_camera(&self, on: bool) -> EngineResult<()> {
+        self.calls().person(Input::Camera(on)).await
     }
 
     /// The present call, or the one that has just ended.

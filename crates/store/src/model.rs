@@ -293,6 +293,9 @@ pub struct CallLine {
     /// How long the two talked, in seconds.
     #[serde(default)]
     pub seconds: u64,
+    /// It rang as a video call.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub video: bool,
 }
 
 /// A job of the outbox.

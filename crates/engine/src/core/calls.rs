@@ -78,11 +78,11 @@ fn project(cx: &mut Cx<'_>, c: &Conversation, from: From, signal: &Signal) -> En
     let id = TempId(call.0);
     let known = line(cx, c, call)?;
     match (signal, known) {
-        (Signal::Offer { .. }, None) => {
+        (Signal::Offer { video, .. }, None) => {
             if cx.r().message(c.id, id)?.is_some() || rings(cx, c, from)? {
                 return Ok(());
             }
-            let line = CallLine { by: from.user, device: from.device, answered: None, outcome: None, seconds: 0 };
+            let line = CallLine { by: from.user, device: from.device, answered: None, outcome: None, seconds: 0, video: *video };
             cx.w.insert_call(c.id, id, from.seq, from.at, &line)?;
             cx.w.set_meta(&ringing(c), &crate::jobs::encode(&(call, from.user, from.at))?)?;
             cx.w.touch(c.id, from.at)?;
