@@ -4,7 +4,7 @@
 //! draw), nothing else: no plugin command is exposed to it.
 
 use sc_app::command::{AppEvent, Command};
-use sc_app::{App, AppError, AppOptions};
+use sc_app::{App, AppError, AppOptions, VideoSource};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tauri::ipc::{Channel, Response};
@@ -81,7 +81,7 @@ fn options(data_dir: Option<PathBuf>) -> AppOptions {
         passphrase: None,
         device_name: host.unwrap_or_else(|| std::env::consts::OS.to_owned()),
         audio: None,
-        video: None,
+        video: std::env::var_os("SECURECONNECT_VIDEO_FILE").map(|f| VideoSource::File(f.into())),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::view::{self, AppState, Connection, ContactView, DeviceView, Names, Ph
 use sc_engine::profile::{self, Opening};
 use sc_engine::{ConnectionState, Engine, Event, ResetScope};
 use sc_media::audio::AudioSetup;
+use sc_media::pictures::Preview;
 use sc_media::ring::{Ring, Tone};
 use sc_media::{Media, TestCall};
 use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
@@ -48,7 +49,7 @@ pub struct AppOptions {
     pub device_name: String,
     /// What calls use in the place of the devices of the settings; for hosts without a person.
     pub audio: Option<AudioSetup>,
-    /// What is shown in rooms; for hosts without a person.
+    /// What is shown in calls and rooms in the place of a camera; for hosts without a person.
     pub video: Option<sc_media::video::source::Source>,
 }
 
@@ -70,7 +71,12 @@ struct Inner {
     events: broadcast::Sender<AppEvent>,
     media: Mutex<Option<Arc<Media>>>,
     test: Mutex<Option<TestCall>>,
+    preview: Mutex<Option<Preview>>,
+    /// Counts what was asked of the preview, and what ends it: a camera that opens too late is closed.
+    preview_turn: AtomicU32,
     room: Mutex<Option<rooms::Active>>,
+    /// Which pictures of a call are drawn.
+    drawn: pictures::Drawn,
     /// Frames for whoever draws.
     pictures: broadcast::Sender<Arc<[u8]>>,
     /// What sounds while a call is not taken yet.
@@ -112,7 +118,10 @@ impl App {
             events,
             media: Mutex::new(None),
             test: Mutex::new(None),
+            preview: Mutex::new(None),
+            preview_turn: AtomicU32::new(0),
             room: Mutex::new(None),
+            drawn: pictures::Drawn::default(),
             pictures: broadcast::channel(pictures::WAITING).0,
             ring: Mutex::new(None),
             telling: Mutex::new(None),
@@ -241,17 +250,20 @@ impl App {
                 Ok(Value::Null)
             }
             other @ (Command::StartCall { .. }
-            | Command::AcceptCall
+            | Command::AcceptCall { .. }
+            | Command::CallCamera { .. }
             | Command::HangUp
             | Command::MuteCall { .. }
             | Command::CurrentCall
             | Command::AudioDevices
+            | Command::TestCamera { .. }
             | Command::TestCall { .. }) => self.call_calls(&self.engine()?, other).await,
             other @ (Command::CreateRoom { .. }
             | Command::Meetings
             | Command::EnterRoom { .. }
             | Command::LeaveRoom
             | Command::MuteRoom { .. }
+            | Command::RoomCamera { .. }
             | Command::RaiseHand { .. }
             | Command::RoomChat { .. }
             | Command::ShowPictures { .. }

@@ -240,9 +240,16 @@ pub enum Command {
     StartCall {
         /// Which.
         conversation: String,
+        /// With pictures of this side.
+        #[serde(default)]
+        video: bool,
     },
     /// Takes the call that rings. Nothing.
-    AcceptCall,
+    AcceptCall {
+        /// With pictures of this side.
+        #[serde(default)]
+        video: bool,
+    },
     /// Hangs up, declines, or puts the notice of an ended call away. Nothing.
     HangUp,
     /// Turns the microphone off or on. Nothing.
@@ -250,12 +257,22 @@ pub enum Command {
         /// Off.
         muted: bool,
     },
+    /// Shows this side in the call, or does not any more. Nothing.
+    CallCamera {
+        /// Show.
+        on: bool,
+    },
     /// `CallView | null`.
     CurrentCall,
     /// `AudioDevicesView`.
     AudioDevices,
     /// Begins or ends hearing oneself after two seconds. Nothing; the levels come as events.
     TestCall {
+        /// Begin.
+        on: bool,
+    },
+    /// Begins or ends seeing oneself, apart from any call: the picture is that of `own`. Nothing.
+    TestCamera {
         /// Begin.
         on: bool,
     },
@@ -282,6 +299,9 @@ pub enum Command {
         /// With the microphone off.
         #[serde(default)]
         muted: bool,
+        /// With pictures of this side.
+        #[serde(default)]
+        video: bool,
     },
     /// Leaves the room, or puts the notice of its end away. Nothing.
     LeaveRoom,
@@ -289,6 +309,11 @@ pub enum Command {
     MuteRoom {
         /// Off.
         muted: bool,
+    },
+    /// Shows this side in the room, or does not any more. Nothing.
+    RoomCamera {
+        /// Show.
+        on: bool,
     },
     /// Raises the hand, or takes it down. Nothing.
     RaiseHand {

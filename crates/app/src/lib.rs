@@ -20,6 +20,8 @@ pub use app::{App, AppOptions, Pictures};
 pub const LOG: &str = "warn,pulseaudio::client=off,rtc_dtls=error,rtc_ice=error";
 pub use sc_engine as engine;
 
+pub use sc_media::video::source::Source as VideoSource;
+
 use sc_engine::EngineError;
 use serde::{Deserialize, Serialize};
 

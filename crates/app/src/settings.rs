@@ -48,6 +48,8 @@ pub struct Settings {
     pub microphone: Option<String>,
     /// The speaker of calls; nothing for what the system prefers.
     pub speaker: Option<String>,
+    /// The camera of calls, by its name; nothing for any.
+    pub camera: Option<String>,
     /// Calls go through a relay, so that the other person does not learn this device's addresses.
     pub relay_calls: bool,
 }

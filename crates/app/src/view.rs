@@ -5,6 +5,7 @@ mod call;
 pub mod room;
 
 pub use build::{Names, conversation, list_item, others_read, row, safety, state_name};
+pub(crate) use call::own_trouble;
 pub use call::{AudioDeviceView, AudioDevicesView, CallView, QualityView};
 pub use room::{InsideView, MeetingView, RoomLineView, RoomPersonView, RoomView, WaitingView};
 
@@ -161,6 +162,8 @@ pub struct SystemLine {
     /// A number; of a call: seconds.
     #[ts(type = "number")]
     pub count: u64,
+    /// Of a call: it rang as a video call.
+    pub video: bool,
 }
 
 /// A row of the timeline.

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use clap::Parser;
 use rand::RngCore as _;
 use sc_app::command::Command;
-use sc_app::{App, AppOptions};
+use sc_app::{App, AppOptions, VideoSource};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +29,9 @@ struct Args {
     /// The built UI.
     #[arg(long, default_value = "ui/dist")]
     ui: PathBuf,
+    /// Show this film (YUV4MPEG2) instead of the camera.
+    #[arg(long)]
+    video_file: Option<PathBuf>,
     /// Port on 127.0.0.1; 0 for any.
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -62,7 +65,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         passphrase,
         device_name: "browser".into(),
         audio: None,
-        video: None,
+        video: args.video_file.map(VideoSource::File),
     })
     .await?;
     let mut bytes = [0u8; 24];

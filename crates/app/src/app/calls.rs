@@ -4,18 +4,23 @@ use super::{App, Inner, id, lock, value};
 use crate::AppError;
 use crate::command::{AppEvent, Command};
 use crate::settings::Settings;
+use crate::view::own_trouble;
 use crate::view::{AudioDeviceView, AudioDevicesView, CallView, QualityView};
 use sc_engine::call::{CallState, EndCause, Phase};
 use sc_engine::{Engine, WeakEngine};
 use sc_media::audio::device::{Device, Devices};
 use sc_media::audio::{AudioSetup, Input, Output};
+use sc_media::pictures::{OwnPicture, PictureState, Preview};
 use sc_media::ring::{Ring, Tone};
 use sc_media::transport::IceServer;
 use sc_media::transport::relay::web_tls;
+use sc_media::video::camera;
+use sc_media::video::source::Source;
 use sc_media::{IceSource, Media, MediaOptions};
 use sc_protocol::rest::IceServers;
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often levels and figures are told.
@@ -58,11 +63,18 @@ impl App {
     /// From now on this device rings.
     pub(super) fn start_media(&self, engine: &Engine) {
         let setup = self.0.options.audio.clone().unwrap_or_else(|| audio(&lock(&self.0.settings)));
-        let options = MediaOptions { ice: ice(engine.weak()), bind: Vec::new(), runtime: None, tls: web_tls() };
+        let show = self.0.drawn.show(self.0.pictures.clone());
+        let options = MediaOptions { ice: ice(engine.weak()), bind: Vec::new(), runtime: None, tls: web_tls(), show };
         let (media, events) = Media::start(options, setup);
+        media.set_video(self.camera());
         media.set_relay_only(lock(&self.0.settings).relay_calls);
         engine.attach_media(media.clone(), events);
         *lock(&self.0.media) = Some(media);
+    }
+
+    /// What shows this side.
+    pub(super) fn camera(&self) -> Source {
+        self.0.options.video.clone().unwrap_or_else(|| Source::Camera(lock(&self.0.settings).camera.clone()))
     }
 
     fn media(&self) -> Result<Arc<Media>, AppError> {
@@ -73,6 +85,7 @@ impl App {
     pub(super) async fn settle_media(&self, settings: &Settings) {
         if let Ok(media) = self.media() {
             media.set_relay_only(settings.relay_calls);
+            media.set_video(self.camera());
             if self.0.options.audio.is_none() {
                 media.set_audio(audio(settings)).await;
                 self.settle_room(audio(settings)).await;
@@ -82,12 +95,16 @@ impl App {
 
     pub(super) async fn call_calls(&self, e: &Engine, command: Command) -> Result<Value, AppError> {
         match command {
-            Command::StartCall { .. } | Command::AcceptCall if self.in_room() => {
+            Command::StartCall { .. } | Command::AcceptCall { .. } if self.in_room() => {
                 Err(AppError::new("IN_ROOM", "You are in a room. Leave it first."))
             }
-            Command::StartCall { conversation } => value(&e.start_call(id(&conversation)?).await?.to_string()),
-            Command::AcceptCall => {
-                e.accept_call().await?;
+            Command::StartCall { conversation, video } => value(&e.start_call(id(&conversation)?, video).await?.to_string()),
+            Command::AcceptCall { video } => {
+                e.accept_call(video).await?;
+                Ok(Value::Null)
+            }
+            Command::CallCamera { on } => {
+                e.call_camera(on).await?;
                 Ok(Value::Null)
             }
             Command::HangUp => {
@@ -100,13 +117,16 @@ impl App {
             }
             Command::CurrentCall => value(&self.current_call(e).await?),
             Command::AudioDevices => {
-                let found = tokio::task::spawn_blocking(Devices::now).await.map_err(|e| AppError::new("INTERNAL", e.to_string()))?;
+                let look = || (Devices::now(), camera::devices());
+                let (found, cameras) = tokio::task::spawn_blocking(look).await.map_err(|e| AppError::new("INTERNAL", e.to_string()))?;
                 let view = |d: Device| AudioDeviceView { id: d.id, name: d.name, preferred: d.preferred };
                 value(&AudioDevicesView {
                     microphones: found.microphones.into_iter().map(view).collect(),
                     speakers: found.speakers.into_iter().map(view).collect(),
+                    cameras: cameras.into_iter().map(|c| c.name).collect(),
                 })
             }
+            Command::TestCamera { on } => self.test_camera(e, on).await,
             Command::TestCall { on } => self.test_call(e, on).await,
             _ => Err(AppError::new("BAD_REQUEST", "There is no such question.")),
         }
@@ -126,6 +146,31 @@ impl App {
         Ok(Value::Null)
     }
 
+    async fn test_camera(&self, e: &Engine, on: bool) -> Result<Value, AppError> {
+        let turn = self.end_preview();
+        if !on {
+            return Ok(Value::Null);
+        }
+        if self.in_room() || e.call().is_some_and(|s| !matches!(s.phase, Phase::Ended(_))) {
+            return Err(AppError::new("IN_CALL", "There is a call already."));
+        }
+        let opened = Preview::open(self.camera(), self.0.drawn.show(self.0.pictures.clone())).await;
+        let preview = opened.map_err(|cause| AppError::new(own_trouble(&OwnPicture::Failed(cause.clone())), cause.to_string()))?;
+        let mut shown = lock(&self.0.preview);
+        // Meanwhile it was closed, or a call needs the camera.
+        if self.0.preview_turn.load(Ordering::SeqCst) == turn {
+            *shown = Some(preview);
+        }
+        Ok(Value::Null)
+    }
+
+    /// Nobody sees themselves any more, also when their camera is only just opening. The turn that begins.
+    pub(super) fn end_preview(&self) -> u32 {
+        let mut shown = lock(&self.0.preview);
+        *shown = None;
+        self.0.preview_turn.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
     async fn current_call(&self, e: &Engine) -> Result<Option<CallView>, AppError> {
         let Some(state) = e.call() else { return Ok(None) };
         let contact = e.read(|r| r.contact(state.peer))?;
@@ -134,7 +179,8 @@ impl App {
             _ => e.epoch_check(state.conversation).await?,
         };
         let seconds = e.call_duration().map(|d| d.as_secs());
-        Ok(Some(call_view(&state, contact.as_ref(), check, seconds)))
+        let pictures = lock(&self.0.media).as_ref().and_then(|m| m.pictures()).unwrap_or_default();
+        Ok(Some(call_view(&state, contact.as_ref(), check, seconds, &pictures)))
     }
 
     /// Rings, and stops ringing.
@@ -154,17 +200,27 @@ impl App {
     /// The call is another one, or elsewhere.
     pub(super) async fn tell_call(&self, engine: &Engine) {
         self.ring(engine.call().map(|c| c.phase));
+        if engine.call().is_some() {
+            *lock(&self.0.test) = None;
+            self.end_preview();
+        }
+        self.show_call(engine).await;
+        self.tell_quality();
+    }
+
+    async fn show_call(&self, engine: &Engine) {
         match self.current_call(engine).await {
-            Ok(call) => {
-                if call.is_some() {
-                    *lock(&self.0.test) = None;
-                }
-                // Nobody may be listening.
-                let _ = self.0.events.send(AppEvent::Call { call: call.map(Box::new) });
-            }
+            // Nobody may be listening.
+            Ok(call) => drop(self.0.events.send(AppEvent::Call { call: call.map(Box::new) })),
             Err(cause) => tracing::error!(%cause, "the call could not be shown"),
         }
-        self.tell_quality();
+    }
+
+    /// Somebody is seen, or is not any more.
+    async fn pictures_changed(&self) {
+        if let Ok(engine) = self.engine() {
+            self.show_call(&engine).await;
+        }
     }
 
     /// Tells levels and figures as long as there is something to tell.
@@ -175,9 +231,15 @@ impl App {
         }
         let app = Arc::downgrade(&self.0);
         *telling = Some(tokio::spawn(async move {
+            let mut shown: Option<(OwnPicture, bool)> = None;
             loop {
                 tokio::time::sleep(QUALITY).await;
                 let Some(inner) = app.upgrade() else { return };
+                let pictures = lock(&inner.media).as_ref().and_then(|m| m.pictures()).map(|p| (p.own, p.theirs));
+                if shown != pictures {
+                    shown = pictures;
+                    App(inner.clone()).pictures_changed().await;
+                }
                 match quality(&inner) {
                     // Nobody may be listening.
                     Some(quality) => drop(inner.events.send(AppEvent::Quality { quality })),
@@ -193,7 +255,8 @@ impl App {
 fn quality(inner: &Inner) -> Option<QualityView> {
     let test = lock(&inner.test).as_ref().and_then(sc_media::TestCall::quality).map(|q| q.borrow().clone());
     let q = test.or_else(|| inner.room_quality()).or_else(|| lock(&inner.media).as_ref().and_then(|m| m.quality()))?;
-    Some(QualityView::from(&q))
+    let pictures = lock(&inner.media).as_ref().and_then(|m| m.pictures()).unwrap_or_default();
+    Some(QualityView::from(&q).with(&pictures))
 }
 
 /// What is wrong with a device, for the choice of words.
@@ -207,7 +270,13 @@ pub(crate) fn audio_code(cause: &sc_media::audio::AudioError) -> &'static str {
     }
 }
 
-fn call_view(s: &CallState, contact: Option<&sc_store::model::Contact>, check: Option<String>, seconds: Option<u64>) -> CallView {
+fn call_view(
+    s: &CallState,
+    contact: Option<&sc_store::model::Contact>,
+    check: Option<String>,
+    seconds: Option<u64>,
+    pictures: &PictureState,
+) -> CallView {
     use sc_engine::call::FailCause as F;
     let phase = match s.phase {
         Phase::Preparing | Phase::Calling => "calling",
@@ -242,6 +311,10 @@ fn call_view(s: &CallState, contact: Option<&sc_store::model::Contact>, check: O
         phase: phase.to_owned(),
         cause: cause.to_owned(),
         muted: s.muted,
+        video: s.video,
+        camera: s.camera,
+        camera_trouble: own_trouble(&pictures.own).to_owned(),
+        picture: pictures.theirs,
         seconds,
         check: check.unwrap_or_default(),
     }

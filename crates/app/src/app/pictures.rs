@@ -1,13 +1,17 @@
-//! Pictures of a room on their way to whoever draws them: encoded frames, decrypted, as bytes.
+//! Pictures of a room or a call on their way to whoever draws them: encoded frames, decrypted, as bytes. In a call `peer` names the other
+//! side's, and everywhere `own` one's own.
 //!
 //! A message is `flags ‖ n ‖ identity of n bytes ‖ timestamp ‖ frame`: of the flags 1 is a key frame and 2 a screen, the timestamp counts
 //! 90,000 a second in four bytes, the lowest first, and the frame is VP8. A host that is slower than the room loses frames; it then gets
 //! nothing of a picture until its next key frame, which is asked for.
 
 use super::{App, lock};
+use sc_media::pictures::{OWN, OnPicture, THEIRS};
+use sc_media::room::LEASE;
 use sc_media::room::core::{Picture, Source};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::sync::broadcast;
 
 /// Frames that wait for a host: two seconds of two pictures.
@@ -24,6 +28,37 @@ pub(super) fn message(p: &Picture) -> Vec<u8> {
     out.extend_from_slice(&p.timestamp.to_le_bytes());
     out.extend_from_slice(&p.frame);
     out
+}
+
+/// Which pictures of a call, or of oneself, are drawn, and when that was said last. A host that says so no longer gets nothing.
+#[derive(Clone, Default)]
+pub(super) struct Drawn(Arc<Mutex<Option<Wanted>>>);
+
+type Wanted = (HashSet<Source>, Instant);
+
+impl Drawn {
+    /// These are drawn now. Gives back those that were not before.
+    fn set(&self, now: HashSet<Source>) -> Vec<Source> {
+        let at = Instant::now();
+        let before = lock(&self.0).replace((now.clone(), at)).filter(|(_, then)| at.saturating_duration_since(*then) < LEASE);
+        let before = before.map(|(list, _)| list).unwrap_or_default();
+        now.into_iter().filter(|s| !before.contains(s)).collect()
+    }
+
+    fn has(&self, source: &Source) -> bool {
+        lock(&self.0).as_ref().is_some_and(|(list, at)| at.elapsed() < LEASE && list.contains(source))
+    }
+
+    /// Hands on what is drawn.
+    pub(super) fn show(&self, frames: broadcast::Sender<Arc<[u8]>>) -> OnPicture {
+        let drawn = self.clone();
+        Arc::new(move |picture| {
+            if drawn.has(&picture.source) {
+                // Nobody may be looking.
+                let _ = frames.send(message(&picture).into());
+            }
+        })
+    }
 }
 
 /// What a host draws.
@@ -89,7 +124,24 @@ impl App {
     pub(super) async fn pictures_lost(&self, of: Option<Source>) {
         let room = lock(&self.0.room).as_ref().and_then(super::rooms::Active::room);
         if let Some(room) = room {
-            room.pictures_lost(of).await;
+            return room.pictures_lost(of).await;
+        }
+        let media = lock(&self.0.media).clone();
+        let lost = |name: &str| of.as_ref().is_none_or(|o| o.identity == name);
+        if let Some(preview) = lock(&self.0.preview).as_ref().filter(|_| lost(OWN)) {
+            preview.lost();
+        }
+        for (own, name) in [(true, OWN), (false, THEIRS)] {
+            if let Some(media) = media.as_ref().filter(|_| lost(name)) {
+                media.pictures_lost(own).await;
+            }
+        }
+    }
+
+    /// These pictures of a call, or of oneself, are drawn now: one that was not begins with a key frame.
+    pub(super) async fn draw(&self, pictures: HashSet<Source>) {
+        for source in self.0.drawn.set(pictures) {
+            self.pictures_lost(Some(source)).await;
         }
     }
 }
@@ -97,6 +149,23 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_drawn_is_handed_on() {
+        let source = |name: &str| Source { identity: name.into(), screen: false };
+        let (frames, mut seen) = broadcast::channel(4);
+        let drawn = Drawn::default();
+        let show = drawn.show(frames);
+        let picture = |name: &str| Picture { source: source(name), timestamp: 0, key: true, frame: vec![7] };
+        show(picture(THEIRS));
+        assert!(seen.try_recv().is_err());
+        assert_eq!(drawn.set(HashSet::from([source(THEIRS)])), [source(THEIRS)]);
+        assert!(drawn.set(HashSet::from([source(THEIRS)])).is_empty(), "it was drawn before");
+        show(picture(OWN));
+        assert!(seen.try_recv().is_err());
+        show(picture(THEIRS));
+        assert!(seen.try_recv().is_ok());
+    }
 
     #[test]
     fn after_a_loss_each_picture_goes_on_with_a_key_frame_of_its_own() {

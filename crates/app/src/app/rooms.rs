@@ -2,16 +2,19 @@
 
 use super::{App, AppError, Inner, id, lock, value};
 use crate::command::{AppEvent, Command, WantedPicture};
+use crate::view::own_trouble;
 use crate::view::{InsideView, MeetingView, RoomLineView, RoomPersonView, RoomView, WaitingView, room};
 use sc_engine::Engine;
 use sc_engine::call::Phase;
 use sc_engine::rooms::RoomLink;
+use sc_media::pictures::OwnPicture;
 use sc_media::room::core::Source;
 use sc_media::room::frames::Keys;
 use sc_media::room::{Heard, Room, RoomOptions, RoomPhase};
 use sc_protocol::rooms::{ChangeRoom, CreateRoom, RoomInfo, RoomTokenAnswer, RoomTokenRequest, parse_identity};
 use sc_protocol::{ConversationId, RoomId, UserId};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
@@ -70,7 +73,7 @@ impl App {
                 let list: Vec<MeetingView> = e.rooms().await?.rooms.iter().map(|r| meeting(r, &made)).collect();
                 value(&list)
             }
-            Command::EnterRoom { conversation, link, name, muted } => {
+            Command::EnterRoom { conversation, link, name, muted, video } => {
                 let door = match (conversation, link) {
                     (Some(c), None) => Door::Conversation(id(&c)?),
                     (None, Some(l)) => {
@@ -80,7 +83,7 @@ impl App {
                     }
                     _ => return Err(AppError::new("BAD_REQUEST", "Name a conversation or a link.")),
                 };
-                self.enter(e, door, muted).map(|()| Value::Null)
+                self.enter(e, door, muted, video).map(|()| Value::Null)
             }
             Command::LeaveRoom => {
                 self.leave_room().await;
@@ -88,6 +91,10 @@ impl App {
             }
             Command::MuteRoom { muted } => {
                 self.room()?.mute(muted).await;
+                Ok(Value::Null)
+            }
+            Command::RoomCamera { on } => {
+                self.room()?.set_camera(on.then(|| self.camera())).await;
                 Ok(Value::Null)
             }
             Command::RaiseHand { up } => {
@@ -100,9 +107,11 @@ impl App {
                     let size = size(&p);
                     (Source { identity: p.identity, screen: p.screen }, size)
                 });
-                // None: the room is over, and nothing is drawn any more.
-                if let Ok(room) = self.room() {
-                    room.want(wanted.collect()).await;
+                let wanted: HashMap<Source, (u32, u32)> = wanted.collect();
+                match self.room() {
+                    Ok(room) => room.want(wanted).await,
+                    // A call's, or the room is over and nothing is drawn any more.
+                    Err(_) => self.draw(wanted.into_keys().collect()).await,
                 }
                 Ok(Value::Null)
             }
@@ -155,7 +164,7 @@ impl App {
         lock(&self.0.room).as_ref().is_some_and(|a| a.view.phase != "over")
     }
 
-    fn enter(&self, e: &Engine, door: Door, muted: bool) -> Result<(), AppError> {
+    fn enter(&self, e: &Engine, door: Door, muted: bool, video: bool) -> Result<(), AppError> {
         if self.in_room() {
             return Err(AppError::new("IN_ROOM", "You are in a room already. Leave it first."));
         }
@@ -163,6 +172,7 @@ impl App {
             return Err(AppError::new("IN_CALL", "There is a call already. End it first."));
         }
         *lock(&self.0.test) = None;
+        self.end_preview();
         let (conversation, link) = match &door {
             Door::Conversation(c) => (Some(*c), None),
             Door::Link(l, _) => (None, Some(l.clone())),
@@ -184,7 +194,7 @@ impl App {
         let (app, engine) = (self.clone(), e.clone());
         let mut active = lock(&self.0.room);
         let task = tokio::spawn(async move {
-            if let Err(cause) = app.stay(&engine, door, muted).await {
+            if let Err(cause) = app.stay(&engine, door, muted, video).await {
                 tracing::info!(%cause, "a room could not be entered");
                 app.over(&cause.code);
             }
@@ -196,7 +206,7 @@ impl App {
     }
 
     /// Asks at the door until it opens, then follows the room to its end.
-    async fn stay(&self, e: &Engine, door: Door, muted: bool) -> Result<(), AppError> {
+    async fn stay(&self, e: &Engine, door: Door, muted: bool, video: bool) -> Result<(), AppError> {
         let mut request = RoomTokenRequest::default();
         let (token, url) = loop {
             let answer = match &door {
@@ -239,7 +249,7 @@ impl App {
         let audio = self.0.options.audio.clone().unwrap_or_else(|| super::calls::audio(&lock(&self.0.settings)));
         let url = if url.is_empty() { base } else { url };
         let (room, heard) =
-            Room::enter(RoomOptions { url, token: Zeroizing::new(token), keys, audio, video: self.0.options.video.clone(), muted });
+            Room::enter(RoomOptions { url, token: Zeroizing::new(token), keys, audio, video: video.then(|| self.camera()), muted });
         let room = Arc::new(room);
         self.change(|a| a.room = Some(room.clone()));
         // The group may have moved on between the key and now.
@@ -277,8 +287,8 @@ impl App {
                 a.view.people = people;
                 a.view.muted = now.muted;
                 a.view.hand = now.hand;
-                let picture = if now.no_picture { "NO_PICTURE" } else { "" };
-                a.view.trouble = now.trouble.as_ref().map_or(picture, super::audio_code).into();
+                a.view.camera = now.own_picture == OwnPicture::On;
+                a.view.trouble = now.trouble.as_ref().map_or(own_trouble(&now.own_picture), super::audio_code).into();
                 if over {
                     a.room = None;
                 }

@@ -46,6 +46,7 @@ impl Names {
 
     fn system(&self, body: &str, at: UnixMillis) -> SystemLine {
         let mut line = SystemLine {
+            video: false,
             event: "refused".into(),
             who: String::new(),
             who_own: false,
@@ -107,6 +108,7 @@ impl Names {
                 by = Some(c.by);
                 line.count = c.seconds;
                 line.text = call_word(&c, at, sc_engine::now_ms()).to_owned();
+                line.video = c.video;
                 "call"
             }
         }

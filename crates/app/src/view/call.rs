@@ -1,13 +1,16 @@
 //! A call as it is drawn.
 
 use sc_media::Quality;
+use sc_media::pictures::{OwnPicture, PictureState};
 use sc_media::transport::PathKind;
+use sc_media::video::VideoError;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
 /// The call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "CallView.ts")]
+#[allow(clippy::struct_excessive_bools)] // Each is a mark or a button in the picture.
 pub struct CallView {
     /// Its id.
     pub id: String,
@@ -28,6 +31,14 @@ pub struct CallView {
     pub cause: String,
     /// The microphone is off.
     pub muted: bool,
+    /// It rang as a video call.
+    pub video: bool,
+    /// Pictures of this side are sent, or are when there is a path.
+    pub camera: bool,
+    /// Why they are not: `POOR_PATH` (the path carries the sound only), `NO_CAMERA`, `CAMERA_FAILED`, or nothing.
+    pub camera_trouble: String,
+    /// There are pictures of the other side.
+    pub picture: bool,
     /// How long sound has flown, when it has.
     #[ts(type = "number | null")]
     pub seconds: Option<u64>,
@@ -57,6 +68,10 @@ pub struct QualityView {
     pub rate_out: u32,
     /// `unknown`, `direct`, `relayed`.
     pub path: String,
+    /// What the path carries of pictures, in kilobits per second; nought without any.
+    pub picture_rate: u32,
+    /// Times the other side's picture stood still.
+    pub freezes: u32,
     /// Why the microphone does not work: a code, or nothing.
     pub microphone: String,
     /// Why the speaker does not work: a code, or nothing.
@@ -93,9 +108,32 @@ impl From<&Quality> for QualityView {
                 PathKind::Relayed => "relayed",
             }
             .to_owned(),
+            picture_rate: 0,
+            freezes: 0,
             microphone: code(&q.microphone),
             speaker: code(&q.speaker),
         }
+    }
+}
+
+impl QualityView {
+    /// With how the call's pictures are.
+    #[must_use]
+    pub fn with(mut self, p: &PictureState) -> Self {
+        self.picture_rate = u32::try_from(p.estimate / 1_000).unwrap_or(u32::MAX);
+        self.freezes = u32::try_from(p.freezes).unwrap_or(u32::MAX);
+        self
+    }
+}
+
+/// What is wrong with our picture, for the choice of words.
+#[must_use]
+pub(crate) fn own_trouble(own: &OwnPicture) -> &'static str {
+    match own {
+        OwnPicture::Paused => "POOR_PATH",
+        OwnPicture::Failed(VideoError::NoCamera) => "NO_CAMERA",
+        OwnPicture::Failed(_) => "CAMERA_FAILED",
+        OwnPicture::Off | OwnPicture::On => "",
     }
 }
 
@@ -107,6 +145,8 @@ pub struct AudioDevicesView {
     pub microphones: Vec<AudioDeviceView>,
     /// To hear with.
     pub speakers: Vec<AudioDeviceView>,
+    /// To be seen with: the system's names.
+    pub cameras: Vec<String>,
 }
 
 /// A device.

@@ -7,6 +7,7 @@ use ts_rs::TS;
 /// The room one is in, or on the way into.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "RoomView.ts")]
+#[allow(clippy::struct_excessive_bools)] // Each is a mark or a button in the picture.
 pub struct RoomView {
     /// Its id.
     pub id: String,
@@ -24,6 +25,8 @@ pub struct RoomView {
     pub chat: Vec<RoomLineView>,
     /// The microphone is off.
     pub muted: bool,
+    /// Pictures of this side are sent.
+    pub camera: bool,
     /// The hand is up.
     pub hand: bool,
     /// Why one is without a microphone, or a picture that should be there: a code, or nothing.
