@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use sc_app::AppError;
 use sc_media::audio::{AudioSetup, Input, Output};
 use sc_media::video::source::Source as VideoSource;
 use std::path::PathBuf;
@@ -135,7 +136,7 @@ pub enum Cmd {
         user: String,
         /// How.
         #[command(flatten)]
-        sound: SoundArgs,
+        media: MediaArgs,
     },
     /// Waits for a call, takes it and stays until it is over.
     Answer {
@@ -147,7 +148,7 @@ pub enum Cmd {
         decline: bool,
         /// How.
         #[command(flatten)]
-        sound: SoundArgs,
+        media: MediaArgs,
     },
     /// Meeting rooms, and the rooms of conversations.
     Room {
@@ -175,13 +176,20 @@ pub enum Cmd {
     },
 }
 
-/// What is spoken and heard.
+/// What is spoken, shown, heard and seen.
 #[derive(clap::Args, Clone)]
-pub struct SoundArgs {
+pub struct MediaArgs {
     /// Speak this file (WAV, 48 kHz) instead of the microphone; `none` for silence.
     #[arg(long)]
     pub audio_file: Option<PathBuf>,
-    /// Write what is heard to `received.wav` in this folder instead of playing it; `none` for nowhere.
+    /// Show yourself with the camera.
+    #[arg(long)]
+    pub video: bool,
+    /// Show this film (YUV4MPEG2, 4:2:0) instead of the camera, over and over.
+    #[arg(long)]
+    pub video_file: Option<PathBuf>,
+    /// Write what is heard to `received.wav` in this folder instead of playing it, and in a call what is seen to `received.ivf`; `none`
+    /// for nowhere.
     #[arg(long)]
     pub record: Option<PathBuf>,
     /// Hang up after this many seconds of sound.
@@ -190,19 +198,23 @@ pub struct SoundArgs {
 }
 
 impl Args {
+    fn media(&self) -> Option<&MediaArgs> {
+        match &self.command {
+            Cmd::Call { media, .. } | Cmd::Answer { media, .. } | Cmd::Room { command: RoomCmd::Join { media, .. } } => Some(media),
+            _ => None,
+        }
+    }
+
     /// What the command takes in the place of devices.
     pub fn audio(&self) -> Option<AudioSetup> {
-        let sound = match &self.command {
-            Cmd::Call { sound, .. } | Cmd::Answer { sound, .. } | Cmd::Room { command: RoomCmd::Join { sound, .. } } => sound,
-            _ => return None,
-        };
+        let media = self.media()?;
         let none = |p: &PathBuf| p.as_os_str() == "none";
-        let input = match &sound.audio_file {
+        let input = match &media.audio_file {
             None => Input::Default,
             Some(p) if none(p) => Input::Silence,
             Some(p) => Input::File(p.clone()),
         };
-        let output = match &sound.record {
+        let output = match &media.record {
             None => Output::Default,
             Some(p) if none(p) => Output::Nothing,
             Some(p) => Output::File(p.join("received.wav")),
@@ -212,10 +224,20 @@ impl Args {
 
     /// What the command shows.
     pub fn video(&self) -> Option<VideoSource> {
-        match &self.command {
-            Cmd::Room { command: RoomCmd::Join { video_file, .. } } => video_file.clone().map(VideoSource::File),
-            _ => None,
-        }
+        self.media()?.video_file.clone().map(VideoSource::File)
+    }
+}
+
+impl MediaArgs {
+    /// With pictures of one's own.
+    pub fn shows(&self) -> bool {
+        self.video || self.video_file.is_some()
+    }
+
+    /// A film that cannot be shown is said before anybody is disturbed.
+    pub fn check(&self) -> Result<(), AppError> {
+        let film = self.video_file.clone().map(|f| VideoSource::File(f).open());
+        film.transpose().map(drop).map_err(|e| AppError::new("NO_PICTURE", e.to_string()))
     }
 }
 
@@ -249,12 +271,9 @@ pub enum RoomCmd {
         /// Lets everybody in who waits: for hosts.
         #[arg(long)]
         admit: bool,
-        /// Show this film (YUV4MPEG2, 4:2:0), over and over.
-        #[arg(long)]
-        video_file: Option<PathBuf>,
         /// How.
         #[command(flatten)]
-        sound: SoundArgs,
+        media: MediaArgs,
     },
     /// Nobody else comes in.
     Lock {

@@ -124,8 +124,8 @@ impl Cli<'_> {
                 self.safety_number(&user).await
             }
             Cmd::ResetSession { conversation, scope, yes } => self.reset(&conversation, scope, yes).await,
-            Cmd::Call { user, sound } => self.call(&user, &sound).await,
-            Cmd::Answer { timeout, decline, sound } => self.answer(timeout, decline, &sound).await,
+            Cmd::Call { user, media } => self.call(&user, &media).await,
+            Cmd::Answer { timeout, decline, media } => self.answer(timeout, decline, &media).await,
             Cmd::Room { command } => self.rooms(command).await,
             Cmd::AudioDevices => self.audio_devices().await,
             Cmd::Sync => self.sync().await,

@@ -1,21 +1,81 @@
-//! Calls: a line for each change, and at the end how it sounded.
+//! Calls: a line for each change, and at the end how it sounded; what is seen goes to a file.
 
 use super::{Cli, PATIENCE};
-use crate::args::SoundArgs;
+use crate::args::MediaArgs;
 use crate::output::print;
-use sc_app::AppError;
-use sc_app::command::{AppEvent, Command};
+use sc_app::command::{AppEvent, Command, WantedPicture};
 use sc_app::view::{AudioDevicesView, CallView, QualityView};
+use sc_app::{App, AppError};
+use sc_media::pictures::THEIRS;
+use sc_media::room::LEASE;
+use sc_media::video::ivf::Recorder;
 use serde_json::json;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The call is put away by itself after its end; it is over for the command before that.
 const OVER: Duration = Duration::from_secs(90);
 
+/// What makes a line of its own: call, phase, and the pictures on both sides.
+type Mark = (String, String, String, bool, bool);
+
+fn mark(c: &CallView) -> Mark {
+    (c.id.clone(), c.phase.clone(), c.camera_trouble.clone(), c.camera, c.picture)
+}
+
+/// What is seen, on its way to a file.
+struct Film {
+    stop: watch::Sender<bool>,
+    writing: tokio::task::JoinHandle<std::io::Result<u32>>,
+}
+
+impl Film {
+    fn begin(app: &App, media: &MediaArgs) -> Result<Option<Self>, AppError> {
+        let Some(dir) = media.record.as_ref().filter(|d| d.as_os_str() != "none") else { return Ok(None) };
+        let path = dir.join("received.ivf");
+        let recorder = Recorder::create(&path).map_err(|e| AppError::new("STORE", format!("{} cannot be written: {e}", path.display())))?;
+        let (stop, stopped) = watch::channel(false);
+        Ok(Some(Self { stop, writing: tokio::spawn(record(app.clone(), recorder, stopped)) }))
+    }
+
+    async fn finish(self) -> Result<(), AppError> {
+        self.stop.send_replace(true);
+        match self.writing.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(cause)) => Err(AppError::new("STORE", format!("What was seen could not be written: {cause}"))),
+            Err(cause) => Err(AppError::new("INTERNAL", cause.to_string())),
+        }
+    }
+}
+
+/// Says that the other side's picture is drawn, as a window does, and writes it down.
+async fn record(app: App, mut to: Recorder, mut stopped: watch::Receiver<bool>) -> std::io::Result<u32> {
+    let mut pictures = app.pictures();
+    let mut again = tokio::time::interval(LEASE / 3);
+    loop {
+        tokio::select! {
+            _ = stopped.changed() => return to.finish(),
+            _ = again.tick() => {
+                let wanted = WantedPicture { identity: THEIRS.to_owned(), screen: false, width: 640, height: 360 };
+                if let Err(cause) = app.call(Command::ShowPictures { pictures: vec![wanted] }).await {
+                    tracing::warn!(%cause, "the picture is not asked for");
+                }
+            }
+            message = pictures.next() => {
+                let Some(message) = message else { return to.finish() };
+                let [_, n, rest @ ..] = &*message else { continue };
+                let Some((_, [a, b, c, d, frame @ ..])) = rest.split_at_checked(usize::from(*n)) else { continue };
+                to.push(u32::from_le_bytes([*a, *b, *c, *d]), frame)?;
+            }
+        }
+    }
+}
+
 impl Cli<'_> {
-    pub(super) async fn call(&self, user: &str, sound: &SoundArgs) -> Result<(), AppError> {
+    pub(super) async fn call(&self, user: &str, media: &MediaArgs) -> Result<(), AppError> {
+        media.check()?;
         let engine = self.engine()?;
         engine.settle(PATIENCE).await?;
         let contact = engine.find_user(user).await?;
@@ -24,42 +84,47 @@ impl Cli<'_> {
         engine.settle(PATIENCE).await?;
         let conversation = engine.direct(contact.user_id).await.unwrap_or(conversation);
         let events = self.app.events();
-        self.app.call(Command::StartCall { conversation: conversation.to_string() }).await?;
-        self.follow(events, sound, false, false, None).await
+        self.app.call(Command::StartCall { conversation: conversation.to_string(), video: media.shows() }).await?;
+        self.follow(events, media, false, false, None).await
     }
 
-    pub(super) async fn answer(&self, timeout: u64, decline: bool, sound: &SoundArgs) -> Result<(), AppError> {
+    pub(super) async fn answer(&self, timeout: u64, decline: bool, media: &MediaArgs) -> Result<(), AppError> {
+        media.check()?;
         let events = self.app.events();
         self.engine()?.settle(PATIENCE).await?;
         let until = Instant::now() + Duration::from_secs(timeout);
-        self.follow(events, sound, !decline, decline, Some(until)).await
+        self.follow(events, media, !decline, decline, Some(until)).await
     }
 
     /// Follows the call to its end.
     async fn follow(
         &self,
         mut events: tokio::sync::broadcast::Receiver<AppEvent>,
-        sound: &SoundArgs,
+        media: &MediaArgs,
         accept: bool,
         decline: bool,
         until: Option<Instant>,
     ) -> Result<(), AppError> {
-        let mut shown = (String::new(), String::new());
+        let mut shown = Mark::default();
         let mut quality: Option<QualityView> = None;
         let mut hang_up: Option<Instant> = None;
         let mut next: Option<CallView> = self.current().await?;
+        let film = Film::begin(self.app, media)?;
         loop {
-            if let Some(call) = next.take().filter(|c| (c.id.clone(), c.phase.clone()) != shown) {
-                shown = (call.id.clone(), call.phase.clone());
+            if let Some(call) = next.take().filter(|c| mark(c) != shown) {
+                let before = std::mem::replace(&mut shown, mark(&call));
                 if call.phase == "ended" {
+                    if let Some(film) = film {
+                        film.finish().await?;
+                    }
                     return self.over(&call, quality.as_ref());
                 }
                 self.show(&call);
-                if call.phase == "incoming" && (accept || decline) {
-                    self.app.call(if accept { Command::AcceptCall } else { Command::HangUp }).await?;
+                if before.1 != call.phase && call.phase == "incoming" && (accept || decline) {
+                    self.app.call(if accept { Command::AcceptCall { video: media.shows() } } else { Command::HangUp }).await?;
                 }
                 if call.phase == "active" {
-                    hang_up = hang_up.or_else(|| sound.duration.map(|s| Instant::now() + Duration::from_secs(s)));
+                    hang_up = hang_up.or_else(|| media.duration.map(|s| Instant::now() + Duration::from_secs(s)));
                 }
             }
             let idle = shown.0.is_empty();
@@ -87,7 +152,7 @@ impl Cli<'_> {
     }
 
     fn show(&self, call: &CallView) {
-        let v = json!({ "call": call.id, "phase": call.phase, "name": call.name, "outgoing": call.outgoing, "check": call.check });
+        let v = json!({ "call": call.id, "phase": call.phase, "name": call.name, "outgoing": call.outgoing, "check": call.check, "video": call.video, "camera": call.camera, "camera_trouble": call.camera_trouble, "picture": call.picture });
         print(self.json, &v, || format!("{} {}", call.name, call.phase));
     }
 

@@ -1,13 +1,12 @@
 //! Rooms: made, entered, hosted. While one is inside, a line for each change.
 
 use super::{Cli, PATIENCE};
-use crate::args::{RoomCmd, SoundArgs};
+use crate::args::{MediaArgs, RoomCmd};
 use crate::output::print;
 use sc_app::AppError;
 use sc_app::command::{AppEvent, Command, HostActionKind};
 use sc_app::view::{MeetingView, QualityView, RoomView};
 use sc_engine::rooms::RoomLink;
-use sc_media::video::source::Source;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -45,12 +44,9 @@ impl Cli<'_> {
                 all.iter().for_each(|m| self.meeting(m));
                 return Ok(());
             }
-            RoomCmd::Join { target, name, say, admit, video_file, sound } => {
-                if let Some(film) = video_file {
-                    // Said before anybody is disturbed.
-                    Source::File(film).open().map_err(|e| AppError::new("NO_PICTURE", e.to_string()))?;
-                }
-                return self.join(&target, name, say, admit, &sound).await;
+            RoomCmd::Join { target, name, say, admit, media } => {
+                media.check()?;
+                return self.join(&target, name, say, admit, &media).await;
             }
             RoomCmd::Lock { room } => locked(&room, true)?,
             RoomCmd::Unlock { room } => locked(&room, false)?,
@@ -66,7 +62,7 @@ impl Cli<'_> {
         print(self.json, &v, || if m.link.is_empty() { m.id.clone() } else { m.link.clone() });
     }
 
-    async fn join(&self, target: &str, name: String, say: Option<String>, admit: bool, sound: &SoundArgs) -> Result<(), AppError> {
+    async fn join(&self, target: &str, name: String, say: Option<String>, admit: bool, media: &MediaArgs) -> Result<(), AppError> {
         let events = self.app.events();
         let (conversation, link) = if target.contains('#') {
             (None, Some(target.to_owned()))
@@ -74,8 +70,8 @@ impl Cli<'_> {
             self.engine()?.settle(PATIENCE).await?;
             (Some(self.resolve(target).await?.to_string()), None)
         };
-        self.app.call(Command::EnterRoom { conversation, link, name, muted: false }).await?;
-        self.inside(events, say, admit, sound).await
+        self.app.call(Command::EnterRoom { conversation, link, name, muted: false, video: media.shows() }).await?;
+        self.inside(events, say, admit, media).await
     }
 
     async fn inside(
@@ -83,7 +79,7 @@ impl Cli<'_> {
         mut events: tokio::sync::broadcast::Receiver<AppEvent>,
         mut say: Option<String>,
         admit: bool,
-        sound: &SoundArgs,
+        media: &MediaArgs,
     ) -> Result<(), AppError> {
         let mut shown = RoomView::default();
         let mut leave: Option<Instant> = None;
@@ -95,7 +91,7 @@ impl Cli<'_> {
             self.changes(&shown, &now);
             if now.phase == "inside" {
                 was_inside = true;
-                leave = leave.or_else(|| sound.duration.map(|s| Instant::now() + Duration::from_secs(s)));
+                leave = leave.or_else(|| media.duration.map(|s| Instant::now() + Duration::from_secs(s)));
                 if let Some(text) = say.take() {
                     self.app.call(Command::RoomChat { text }).await?;
                 }
