@@ -140,7 +140,7 @@ async fn an_answer_with_another_fingerprint_is_never_spoken_to() -> Result<()> {
         other => other,
     });
     p.ring().await?;
-    p.input(1, Input::Accept)?;
+    p.input(1, Input::Accept { video: false })?;
     p.pass(Duration::from_secs(6)).await?;
     let heard: Vec<u64> = p.sides.iter().map(|s| s.media.quality().map_or(0, |q| q.heard.received)).collect();
     assert_eq!(heard, [0, 0], "not one packet passed");
@@ -158,7 +158,7 @@ async fn a_description_that_makes_no_sense_ends_the_call_with_its_cause() -> Res
             other => other,
         });
         p.ring().await?;
-        p.input(1, Input::Accept)?;
+        p.input(1, Input::Accept { video: false })?;
         p.run(Duration::from_secs(25), |p| (0..2).all(|i| matches!(p.phase(i), Some(Phase::Ended(EndCause::Failed(_)))))).await?;
         let cause = p.phase(0);
         assert!(matches!(cause, Some(Phase::Ended(EndCause::Failed(FailCause::BadDescription | FailCause::NoPath)))), "{bad:?}: {cause:?}");
@@ -174,5 +174,18 @@ async fn without_a_microphone_nobody_rings_and_the_caller_is_told() -> Result<()
     assert!(refused.is_err() || refused.is_ok_and(|r| r.is_err()));
     assert!(p.sides[0].phases.iter().any(|(_, p)| *p == Phase::Ended(EndCause::Failed(FailCause::NoMicrophone))));
     assert!(p.sides[1].phases.is_empty());
+    Ok(())
+}
+
+/// With these seeds a flight of the handshake is lost, and both sides' timers fire together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_flight_of_the_handshake_is_repeated() -> Result<()> {
+    for seed in [0, 40, 90] {
+        let nets = [seed + 1, seed + 2].map(|seed| Network::new(Path::lossy(0.2, 1.5), seed));
+        let side = |net| Side::new(over(net), From::Silence, To::Nothing);
+        let mut p = Pair::new(side(&nets[0]), side(&nets[1]));
+        println!("connected after {} ms", p.connect().await?.as_millis());
+        p.hang_up().await?;
+    }
     Ok(())
 }

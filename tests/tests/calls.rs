@@ -68,14 +68,14 @@ async fn a_call_rings_on_every_device_and_one_of_them_talks() -> Result<()> {
     for d in [&bob, &phone] {
         d.sees(c, "shall I call you?").await?;
     }
-    alice.engine.start_call(c).await?;
+    alice.engine.start_call(c, false).await?;
     for d in [&bob, &phone] {
         phase(d, Phase::Incoming).await?;
     }
     phase(&alice, Phase::Calling).await?;
-    let busy = alice.engine.start_call(c).await.unwrap_err();
+    let busy = alice.engine.start_call(c, false).await.unwrap_err();
     assert_eq!(busy.code(), "IN_CALL");
-    phone.engine.accept_call().await?;
+    phone.engine.accept_call(false).await?;
     phase(&bob, Phase::Ended(EndCause::Elsewhere)).await?;
     for d in [&alice, &phone] {
         phase(d, Phase::Active).await?;
@@ -110,14 +110,14 @@ async fn what_does_not_come_about_is_told_alike_on_both_sides() -> Result<()> {
     let c = alice.direct("bob").await?;
     // Declined.
     alice.settle().await?;
-    alice.engine.start_call(c).await?;
+    alice.engine.start_call(c, false).await?;
     phase(&bob, Phase::Incoming).await?;
     bob.engine.hang_up().await?;
     phase(&alice, Phase::Ended(EndCause::Declined)).await?;
     // Given up by the caller.
     alice.engine.hang_up().await?;
     gone(&alice).await?;
-    alice.engine.start_call(c).await?;
+    alice.engine.start_call(c, false).await?;
     phase(&bob, Phase::Incoming).await?;
     alice.engine.hang_up().await?;
     phase(&bob, Phase::Ended(EndCause::Missed)).await?;
@@ -128,12 +128,15 @@ async fn what_does_not_come_about_is_told_alike_on_both_sides() -> Result<()> {
     gone(&bob).await?;
     let with_carol = carol.direct("bob").await?;
     carol.settle().await?;
-    carol.engine.start_call(with_carol).await?;
+    carol.engine.start_call(with_carol, true).await?;
     phase(&bob, Phase::Incoming).await?;
-    bob.engine.accept_call().await?;
+    bob.engine.accept_call(false).await?;
     phase(&carol, Phase::Active).await?;
+    for who in [&bob, &carol] {
+        assert!(lines(who, with_carol)?.iter().all(|l| l.video), "a video call is one in the timeline");
+    }
     gone(&alice).await?;
-    alice.engine.start_call(c).await?;
+    alice.engine.start_call(c, false).await?;
     phase(&alice, Phase::Ended(EndCause::Busy)).await?;
     tell(&[&alice, &bob], c, &[CallOutcome::Declined, CallOutcome::Missed, CallOutcome::Busy]).await?;
     assert_eq!(bob.engine.call().map(|s| s.phase), Some(Phase::Active), "the call with carol goes on");
@@ -149,7 +152,7 @@ async fn who_was_off_finds_a_missed_call_and_does_not_ring() -> Result<()> {
     alice.say(c, "later").await?;
     bob.sees(c, "later").await?;
     let dir = bob.close().await?;
-    alice.engine.start_call(c).await?;
+    alice.engine.start_call(c, false).await?;
     phase(&alice, Phase::Calling).await?;
     alice.engine.hang_up().await?;
     alice.say(c, "you were not there").await?;
@@ -170,7 +173,7 @@ async fn two_who_call_each_other_at_once_talk_and_have_one_call_in_their_timelin
     let c = alice.direct("bob").await?;
     alice.say(c, "hello").await?;
     bob.sees(c, "hello").await?;
-    let (one, two) = tokio::join!(alice.engine.start_call(c), bob.engine.start_call(c));
+    let (one, two) = tokio::join!(alice.engine.start_call(c, false), bob.engine.start_call(c, false));
     ensure!(one.is_ok() && two.is_ok());
     phase(&alice, Phase::Active).await?;
     phase(&bob, Phase::Active).await?;
@@ -192,15 +195,15 @@ async fn a_call_outlives_the_server_and_its_end_is_told_later() -> Result<()> {
     let heard = silent(&bob);
     let c = alice.direct("bob").await?;
     alice.settle().await?;
-    alice.engine.start_call(c).await?;
+    alice.engine.start_call(c, false).await?;
     phase(&bob, Phase::Incoming).await?;
-    bob.engine.accept_call().await?;
+    bob.engine.accept_call(false).await?;
     phase(&alice, Phase::Active).await?;
     phase(&bob, Phase::Active).await?;
     world.stop_server().await;
     let before = heard.quality().unwrap().heard.played;
     until("bob still hears", || async { Ok(heard.quality().filter(|q| q.heard.played > before + 50).map(drop)) }).await?;
-    assert_eq!(alice.engine.start_call(c).await.unwrap_err().code(), "OFFLINE");
+    assert_eq!(alice.engine.start_call(c, false).await.unwrap_err().code(), "OFFLINE");
     alice.engine.hang_up().await?;
     // The path is gone with the other side; what it said waits for the server.
     phase(&bob, Phase::Reconnecting).await?;
@@ -228,6 +231,6 @@ async fn whose_identity_changed_after_it_was_verified_is_not_called() -> Result<
         Ok(contact.filter(|k| k.changed == sc_store::model::IdentityChange::Blocking).map(drop))
     })
     .await?;
-    assert_eq!(alice.engine.start_call(c).await.unwrap_err().code(), "IDENTITY_CHANGED");
+    assert_eq!(alice.engine.start_call(c, false).await.unwrap_err().code(), "IDENTITY_CHANGED");
     Ok(())
 }

@@ -112,7 +112,7 @@ async fn where_only_the_web_passes_the_relay_is_reached_by_tls() -> Result<()> {
     // A certificate of nobody is not spoken to: no path, and nothing sent in the open.
     let mut p = pair(&through(&[url], trusting(RootCertStore::empty())?));
     p.ring().await?;
-    p.input(1, Input::Accept)?;
+    p.input(1, Input::Accept { video: false })?;
     p.run(Duration::from_secs(30), |p| (0..2).all(|i| matches!(p.phase(i), Some(Phase::Ended(EndCause::Failed(FailCause::NoPath)))))).await
 }
 

@@ -4,17 +4,25 @@ pub mod net;
 
 use sc_calls::{CallState, Input, Machine, MediaEvent, MediaPort as _, Output, Phase, Received, Signal};
 use sc_media::audio::{AudioSetup, Input as From, Output as To};
+use sc_media::pictures::OnPicture;
+use sc_media::room::core::Picture;
 use sc_media::{Media, MediaOptions};
 use sc_protocol::{CallId, ConversationId, DeviceId, UserId};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Media on the loopback interface, with no relay.
 #[must_use]
 pub fn options() -> MediaOptions {
-    MediaOptions { ice: Arc::new(|| Box::pin(async { Vec::new() })), bind: vec!["127.0.0.1:0".into()], runtime: None, tls: None }
+    MediaOptions {
+        ice: Arc::new(|| Box::pin(async { Vec::new() })),
+        bind: vec!["127.0.0.1:0".into()],
+        runtime: None,
+        tls: None,
+        show: Arc::new(|_| {}),
+    }
 }
 
 /// One end of a [`Pair`].
@@ -28,15 +36,29 @@ pub struct Side {
     events: mpsc::Receiver<MediaEvent>,
     /// Everything that has happened, and when.
     pub phases: Vec<(Instant, Phase)>,
+    /// The pictures it was given to draw, and when.
+    pub seen: Arc<Mutex<Vec<(Instant, Picture)>>>,
 }
 
 impl Side {
     /// With these instead of devices.
     #[must_use]
     pub fn new(options: MediaOptions, input: From, output: To) -> Self {
-        let (media, events) = Media::start(options, AudioSetup { input, output });
+        let seen = Arc::<Mutex<Vec<(Instant, Picture)>>>::default();
+        let show: OnPicture = {
+            let seen = seen.clone();
+            Arc::new(move |p| seen.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), p)))
+        };
+        let (media, events) = Media::start(MediaOptions { show, ..options }, AudioSetup { input, output });
         let user = UserId::generate();
-        Self { user, device: DeviceId::generate(), machine: Machine::new(user), media, events, phases: Vec::new() }
+        Self { user, device: DeviceId::generate(), machine: Machine::new(user), media, events, phases: Vec::new(), seen }
+    }
+
+    /// The frames it was given of a picture since then ([`sc_media::pictures::THEIRS`] or [`sc_media::pictures::OWN`]).
+    #[must_use]
+    pub fn pictures(&self, of: &str, since: Instant) -> Vec<(Instant, Picture)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().filter(|(at, p)| *at >= since && p.source.identity == of).cloned().collect()
     }
 
     /// Its call.
@@ -64,6 +86,7 @@ impl Pair {
     /// Before the call.
     #[must_use]
     pub fn new(a: Side, b: Side) -> Self {
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         Self {
             sides: [a, b],
             signal_delay: Duration::from_millis(5),
@@ -73,6 +96,18 @@ impl Pair {
             seq: 0,
             on_the_way: Vec::new(),
         }
+    }
+
+    /// In which they call each other.
+    #[must_use]
+    pub fn conversation(&self) -> ConversationId {
+        self.conversation
+    }
+
+    /// When all began.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.start
     }
 
     fn side(&mut self, i: usize) -> &mut Side {
@@ -148,7 +183,7 @@ impl Pair {
     pub async fn connect(&mut self) -> anyhow::Result<Duration> {
         self.ring().await?;
         let taken = Instant::now();
-        self.input(1, Input::Accept)?;
+        self.input(1, Input::Accept { video: false })?;
         self.run(Duration::from_secs(15), |p| (0..2).all(|i| p.phase(i) == Some(Phase::Active))).await?;
         Ok(taken.elapsed())
     }
@@ -156,7 +191,7 @@ impl Pair {
     /// The first side calls; until the other rings.
     pub async fn ring(&mut self) -> anyhow::Result<()> {
         let (call, conversation, peer) = (CallId::generate(), self.conversation, self.sides[1].user);
-        self.input(0, Input::Start { call, conversation, peer })?;
+        self.input(0, Input::Start { call, conversation, peer, video: false })?;
         self.run(Duration::from_secs(10), |p| p.phase(1) == Some(Phase::Incoming)).await
     }
 

@@ -5,6 +5,7 @@
 //! * [`Person`]: one device of somebody.
 
 pub mod calls;
+pub mod film;
 pub mod network;
 pub mod proxy;
 pub mod raw;
