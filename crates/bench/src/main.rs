@@ -14,6 +14,7 @@ mod server;
 mod sfu;
 mod storm;
 mod turn;
+mod video;
 mod voice;
 
 use anyhow::Result;
@@ -42,6 +43,9 @@ fn main() -> Result<()> {
         sfu::run()?;
     }
     runtime.block_on(async {
+        if on("video") {
+            video::run().await?;
+        }
         if on("device") {
             device::run().await?;
         }
