@@ -10,7 +10,7 @@ export function isMissed(line: SystemLine): boolean {
 function callText(line: SystemLine): string {
   const own = line.by_own ? '-own' : '';
   const key = has(`sys-call-${line.text}${own}`) ? `sys-call-${line.text}${own}` : `sys-call-${line.text}`;
-  return t(key, { by: line.by, duration: duration(line.count) });
+  return t(key, { by: line.by, duration: duration(line.count), kind: line.video ? 'video' : 'voice' });
 }
 
 export function systemText(line: SystemLine): string {

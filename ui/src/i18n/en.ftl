@@ -331,18 +331,31 @@ error-other = Something went wrong ({ $code }).
 # calls; $name is the other person
 call-region = Call
 call-start = Call { $name }
+call-start-video = Call { $name } with video
 call-open = Show the conversation with { $name }
-call-incoming = Incoming voice call
+call-incoming = { $kind ->
+    [video] Incoming video call
+   *[voice] Incoming voice call
+}
 call-calling = Calling…
 call-connecting = Connecting…
 call-reconnecting = Reconnecting… Nothing is sent until the connection is back.
 call-active = Connected
 call-accept = Answer
+call-accept-video = Answer with video
 call-decline = Decline
 call-hang-up = Hang up
 call-again = Call again
 call-mute = Turn the microphone off
 call-unmute = Turn the microphone on
+call-camera-on = Show yourself
+call-camera-off = Stop showing yourself
+call-pictures = Pictures of the call
+call-pictures-small = Make the pictures small
+call-pictures-large = Make the pictures large
+call-picture-rate = Room for your picture
+call-freezes = Their picture stood still
+call-kbit = { $n } kbit/s
 call-details = Call details
 call-none = There is no call now.
 call-ended-hung_up = The call has ended.
@@ -361,6 +374,9 @@ call-check-text = Read these numbers to each other. If { $name } sees the same o
 call-settings = Calls
 call-microphone = Microphone
 call-speaker = Speaker
+call-camera = Camera
+call-camera-test = See yourself
+call-camera-test-stop = Close the camera
 call-device-system = As the system
 call-device-gone = A device that is not connected
 call-level = How loud the microphone is
@@ -382,18 +398,44 @@ call-loss-both = { $in } % in, { $out } % out
 call-rate-both = { $in } kbit/s in, { $out } out
 sys-call-ringing = { $by } is calling
 sys-call-ringing-own = You are calling
-sys-call-running = Voice call
-sys-call-ended = Voice call, { $duration }
-sys-call-missed = Missed voice call from { $by }
-sys-call-missed-own = Voice call, no answer
-sys-call-declined = Declined voice call
-sys-call-busy = Voice call from { $by }, you were in another call
-sys-call-busy-own = Voice call, the line was busy
-sys-call-failed = Voice call, no connection came about
+sys-call-running = { $kind ->
+    [video] Video call
+   *[voice] Voice call
+}
+sys-call-ended = { $kind ->
+    [video] Video call, { $duration }
+   *[voice] Voice call, { $duration }
+}
+sys-call-missed = { $kind ->
+    [video] Missed video call from { $by }
+   *[voice] Missed voice call from { $by }
+}
+sys-call-missed-own = { $kind ->
+    [video] Video call, no answer
+   *[voice] Voice call, no answer
+}
+sys-call-declined = { $kind ->
+    [video] Declined video call
+   *[voice] Declined voice call
+}
+sys-call-busy = { $kind ->
+    [video] Video call from { $by }, you were in another call
+   *[voice] Voice call from { $by }, you were in another call
+}
+sys-call-busy-own = { $kind ->
+    [video] Video call, the line was busy
+   *[voice] Voice call, the line was busy
+}
+sys-call-failed = { $kind ->
+    [video] Video call, no connection came about
+   *[voice] Voice call, no connection came about
+}
+error-NO_CAMERA = No camera was found. Plug one in and try again.
+error-CAMERA_FAILED = The camera does not work. Another program may be using it.
+error-POOR_PATH = The connection carries only the sound right now. Your picture is tried again by itself.
 error-IN_CALL = There is a call already. End it first.
 error-NO_MICROPHONE = There is no microphone. Connect one, or choose another in the settings.
 error-MICROPHONE_DENIED = The system does not let this app use the microphone. Allow it in the system's settings.
-error-NO_PICTURE = What you wanted to show cannot be used. You are inside without a picture.
 error-NO_SPEAKER = There is nothing to play sound on. Connect headphones or a speaker, or choose another in the settings.
 
 # meeting rooms

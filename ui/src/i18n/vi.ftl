@@ -287,18 +287,31 @@ error-other = Có lỗi xảy ra ({ $code }).
 # cuộc gọi; $name là người kia
 call-region = Cuộc gọi
 call-start = Gọi { $name }
+call-start-video = Gọi video { $name }
 call-open = Xem cuộc trò chuyện với { $name }
-call-incoming = Cuộc gọi thoại đến
+call-incoming = { $kind ->
+    [video] Cuộc gọi video đến
+   *[voice] Cuộc gọi thoại đến
+}
 call-calling = Đang gọi…
 call-connecting = Đang kết nối…
 call-reconnecting = Đang kết nối lại… Không có gì được gửi cho đến khi có mạng.
 call-active = Đã kết nối
 call-accept = Trả lời
+call-accept-video = Trả lời có hình
 call-decline = Từ chối
 call-hang-up = Kết thúc
 call-again = Gọi lại
 call-mute = Tắt micrô
 call-unmute = Bật micrô
+call-camera-on = Bật hình của bạn
+call-camera-off = Tắt hình của bạn
+call-pictures = Hình của cuộc gọi
+call-pictures-small = Thu nhỏ hình
+call-pictures-large = Phóng to hình
+call-picture-rate = Chỗ cho hình của bạn
+call-freezes = Số lần hình của người kia đứng yên
+call-kbit = { $n } kbit/s
 call-details = Chi tiết cuộc gọi
 call-none = Hiện không có cuộc gọi nào.
 call-ended-hung_up = Cuộc gọi đã kết thúc.
@@ -317,6 +330,9 @@ call-check-text = Hãy đọc các số này cho nhau. Nếu { $name } thấy c�
 call-settings = Cuộc gọi
 call-microphone = Micrô
 call-speaker = Loa
+call-camera = Máy ảnh
+call-camera-test = Xem hình của bạn
+call-camera-test-stop = Tắt máy ảnh
 call-device-system = Theo hệ thống
 call-device-gone = Thiết bị chưa được cắm
 call-level = Độ to của micrô
@@ -338,18 +354,44 @@ call-loss-both = đến { $in } %, đi { $out } %
 call-rate-both = đến { $in } kbit/s, đi { $out }
 sys-call-ringing = { $by } đang gọi
 sys-call-ringing-own = Bạn đang gọi
-sys-call-running = Cuộc gọi thoại
-sys-call-ended = Cuộc gọi thoại, { $duration }
-sys-call-missed = Cuộc gọi nhỡ từ { $by }
-sys-call-missed-own = Cuộc gọi thoại, không ai trả lời
-sys-call-declined = Cuộc gọi thoại bị từ chối
-sys-call-busy = Cuộc gọi từ { $by }, bạn đang trong cuộc gọi khác
-sys-call-busy-own = Cuộc gọi thoại, máy bận
-sys-call-failed = Cuộc gọi thoại, không kết nối được
+sys-call-running = { $kind ->
+    [video] Cuộc gọi video
+   *[voice] Cuộc gọi thoại
+}
+sys-call-ended = { $kind ->
+    [video] Cuộc gọi video, { $duration }
+   *[voice] Cuộc gọi thoại, { $duration }
+}
+sys-call-missed = { $kind ->
+    [video] Cuộc gọi video nhỡ từ { $by }
+   *[voice] Cuộc gọi nhỡ từ { $by }
+}
+sys-call-missed-own = { $kind ->
+    [video] Cuộc gọi video, không ai trả lời
+   *[voice] Cuộc gọi thoại, không ai trả lời
+}
+sys-call-declined = { $kind ->
+    [video] Cuộc gọi video bị từ chối
+   *[voice] Cuộc gọi thoại bị từ chối
+}
+sys-call-busy = { $kind ->
+    [video] Cuộc gọi video từ { $by }, bạn đang trong cuộc gọi khác
+   *[voice] Cuộc gọi từ { $by }, bạn đang trong cuộc gọi khác
+}
+sys-call-busy-own = { $kind ->
+    [video] Cuộc gọi video, máy bận
+   *[voice] Cuộc gọi thoại, máy bận
+}
+sys-call-failed = { $kind ->
+    [video] Cuộc gọi video, không kết nối được
+   *[voice] Cuộc gọi thoại, không kết nối được
+}
+error-NO_CAMERA = Không tìm thấy máy ảnh. Hãy cắm vào rồi thử lại.
+error-CAMERA_FAILED = Máy ảnh không hoạt động. Có thể chương trình khác đang dùng.
+error-POOR_PATH = Kết nối lúc này chỉ đủ cho tiếng. Hình của bạn sẽ tự được thử lại.
 error-IN_CALL = Đang có một cuộc gọi. Hãy kết thúc nó trước.
 error-NO_MICROPHONE = Không có micrô. Hãy cắm một chiếc, hoặc chọn chiếc khác trong cài đặt.
 error-MICROPHONE_DENIED = Hệ thống không cho ứng dụng dùng micrô. Hãy cho phép trong cài đặt hệ thống.
-error-NO_PICTURE = Không dùng được hình bạn muốn chiếu. Bạn đang ở trong phòng mà không có hình.
 error-NO_SPEAKER = Không có loa. Hãy cắm tai nghe hoặc loa, hoặc chọn chiếc khác trong cài đặt.
 
 # phòng họp

@@ -10,6 +10,8 @@ class CallModel {
   devices = $state.raw<AudioDevicesView | null>(null);
   /** The test call runs. */
   testing = $state(false);
+  /** The pictures are small, over whatever is done meanwhile. */
+  small = $state(false);
   /** Seconds of sound, counted on between the host's words. */
   seconds = $state<number | null>(null);
   #began = 0;
@@ -20,6 +22,11 @@ class CallModel {
     return this.call !== null && this.call.phase !== 'ended';
   }
 
+  /** Somebody is seen. */
+  get pictures(): boolean {
+    return this.running && this.call !== null && this.call.phase !== 'incoming' && (this.call.picture || this.call.camera);
+  }
+
   async start(): Promise<void> {
     this.apply(await api.currentCall());
   }
@@ -28,6 +35,7 @@ class CallModel {
     this.call = call;
     if (call) this.testing = false;
     if (!this.running && !this.testing) this.quality = null;
+    if (!this.running) this.small = false;
     clearInterval(this.#clock);
     this.seconds = call?.seconds ?? null;
     if (this.seconds === null || !this.running) return;

@@ -12,10 +12,10 @@ class RoomModel {
   layout = $state<'grid' | 'speaker'>('grid');
   hidden = $state(false);
 
-  /** Somebody else shows something. */
+  /** Somebody shows something. */
   get pictures(): boolean {
     const live = this.room?.phase === 'inside' || this.room?.phase === 'reconnecting';
-    return live && (this.room?.people.some((p) => !p.own && (p.camera || p.screen)) ?? false);
+    return live && (this.room?.camera || this.room?.people.some((p) => !p.own && (p.camera || p.screen)) || false);
   }
 
   get shown(): boolean {

@@ -12,4 +12,8 @@ microphones: Array<AudioDeviceView>,
 /**
  * To hear with.
  */
-speakers: Array<AudioDeviceView>, };
+speakers: Array<AudioDeviceView>, 
+/**
+ * To be seen with: the system's names.
+ */
+cameras: Array<string>, };

@@ -42,6 +42,22 @@ cause: string,
  */
 muted: boolean, 
 /**
+ * It rang as a video call.
+ */
+video: boolean, 
+/**
+ * Pictures of this side are sent, or are when there is a path.
+ */
+camera: boolean, 
+/**
+ * Why they are not: `POOR_PATH` (the path carries the sound only), `NO_CAMERA`, `CAMERA_FAILED`, or nothing.
+ */
+camera_trouble: string, 
+/**
+ * There are pictures of the other side.
+ */
+picture: boolean, 
+/**
  * How long sound has flown, when it has.
  */
 seconds: number | null, 

@@ -236,11 +236,27 @@ accept: Array<string>, } | { "type": "start_call",
 /**
  * Which.
  */
-conversation: string, } | { "type": "accept_call" } | { "type": "hang_up" } | { "type": "mute_call", 
+conversation: string, 
+/**
+ * With pictures of this side.
+ */
+video: boolean, } | { "type": "accept_call", 
+/**
+ * With pictures of this side.
+ */
+video: boolean, } | { "type": "hang_up" } | { "type": "mute_call", 
 /**
  * Off.
  */
-muted: boolean, } | { "type": "current_call" } | { "type": "audio_devices" } | { "type": "test_call", 
+muted: boolean, } | { "type": "call_camera", 
+/**
+ * Show.
+ */
+on: boolean, } | { "type": "current_call" } | { "type": "audio_devices" } | { "type": "test_call", 
+/**
+ * Begin.
+ */
+on: boolean, } | { "type": "test_camera", 
 /**
  * Begin.
  */
@@ -272,11 +288,19 @@ name: string,
 /**
  * With the microphone off.
  */
-muted: boolean, } | { "type": "leave_room" } | { "type": "mute_room", 
+muted: boolean, 
+/**
+ * With pictures of this side.
+ */
+video: boolean, } | { "type": "leave_room" } | { "type": "mute_room", 
 /**
  * Off.
  */
-muted: boolean, } | { "type": "raise_hand", 
+muted: boolean, } | { "type": "room_camera", 
+/**
+ * Show.
+ */
+on: boolean, } | { "type": "raise_hand", 
 /**
  * Up.
  */

@@ -41,6 +41,14 @@ rate_out: number,
  */
 path: string, 
 /**
+ * What the path carries of pictures, in kilobits per second; nought without any.
+ */
+picture_rate: number, 
+/**
+ * Times the other side's picture stood still.
+ */
+freezes: number, 
+/**
  * Why the microphone does not work: a code, or nothing.
  */
 microphone: string, 

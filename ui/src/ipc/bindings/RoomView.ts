@@ -40,6 +40,10 @@ chat: Array<RoomLineView>,
  */
 muted: boolean, 
 /**
+ * Pictures of this side are sent.
+ */
+camera: boolean, 
+/**
  * The hand is up.
  */
 hand: boolean, 

@@ -31,6 +31,10 @@ microphone: string | null,
  */
 speaker: string | null, 
 /**
+ * The camera of calls, by its name; nothing for any.
+ */
+camera: string | null, 
+/**
  * Calls go through a relay, so that the other person does not learn this device's addresses.
  */
 relay_calls: boolean, };

@@ -32,4 +32,8 @@ text: string,
 /**
  * A number; of a call: seconds.
  */
-count: number, };
+count: number, 
+/**
+ * Of a call: it rang as a video call.
+ */
+video: boolean, };
