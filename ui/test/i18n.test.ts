@@ -48,7 +48,7 @@ describe('texts', () => {
         for (const by_own of [true, false])
           for (const who_own of [true, false])
             for (const text of event === 'refused' ? reasons : event === 'call' ? outcomes : ['Tên mới']) {
-              const said = systemText({ event, who: 'Lan', by: 'Minh', by_own, who_own, text, count: 3 });
+              const said = systemText({ event, who: 'Lan', by: 'Minh', by_own, who_own, text, count: 3, video: by_own });
               expect(said, `${language} ${event}`).not.toMatch(/sys-|reason-|[{}]/);
               if (event === 'refused') expect(said, text).not.toContain(text);
             }

@@ -32,6 +32,7 @@ pub fn all() -> Result<()> {
     run(Command::new("node").args(["test/rooms.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/roomui.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/pictures.mjs"]).arg(&bin).current_dir("ui"))?;
+    run(Command::new("node").args(["test/video.mjs"]).arg(&bin).current_dir("ui"))?;
     say("speech from a mouth to an ear");
     call_quality(&bin, true)?;
     roaming(&bin)?;
@@ -167,6 +168,7 @@ pub fn bench(rest: &[String]) -> Result<()> {
     if rest.is_empty() || rest.iter().any(|w| w == "sfu") {
         setup::janus()?;
     }
+    let (cost, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|w| *w == "call-cost");
     let (voice, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|w| *w == "voice");
     if rest.is_empty() || !voice.is_empty() {
         setup::headless()?;
@@ -175,6 +177,12 @@ pub fn bench(rest: &[String]) -> Result<()> {
     if rest.is_empty() || !others.is_empty() {
         setup::headless()?;
         run(cargo().args(["run", "--release", "-p", "sc-bench", "--"]).args(others))?;
+    }
+    if rest.is_empty() || !cost.is_empty() {
+        setup::all()?;
+        ui_build()?;
+        run(cargo().args(["build", "--release", "-p", "secureconnect", "-p", "secureconnect-cli", "-p", "secureconnect-server"]))?;
+        run(Command::new("node").arg("test/callcost.mjs").arg(target_dir()?.join("release")).current_dir("ui"))?;
     }
     if rest.is_empty() || !window.is_empty() {
         setup::all()?;
