@@ -1,7 +1,7 @@
 // Calls of two with pictures, in the app's own interface: numbered films for cameras, real encryption, a real browser that decodes; the
 // numbers are read back from what is drawn. Oneself in rooms, and in the settings.
 import { spawn } from 'node:child_process';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { film, follows as moves, guests, numberOn, numberOnVideo } from './film.mjs';
 import { PASSPHRASE, PASSWORD, assert, cli, dir, server, sound, start, stop, until } from './kit.mjs';
@@ -19,6 +19,14 @@ const phase = (name) => page.locator(`[data-testid=call][data-phase=${name}]`).w
 const gone = (what) => what.waitFor({ state: 'detached', timeout: 15_000 });
 const drawn = (where) => id(where).locator('canvas[data-drawn=true]').waitFor({ timeout: 20_000 });
 const follows = (name, where) => moves(name, () => id(where).locator('canvas').evaluate(numberOn));
+
+/** Cameras that the app has open: each has a thread of that name. */
+const cameras = () => readdirSync(`/proc/${host.child.pid}/task`).filter((t) => readFileSync(`/proc/${host.child.pid}/task/${t}/comm`, 'utf8').trim() === 'camera').length;
+/** For a second none is open: not one that opens late either. */
+function closed(when) {
+  let calm = 0;
+  return until(`the camera is closed ${when}`, () => (calm = cameras() === 0 ? calm + 1 : 0) > 10);
+}
 
 function lan(args, record = 'none') {
   const child = spawn(join(bin, 'secureconnect-cli'), ['--json', '--server', srv.url, '--profile', join(dir, 'lan'), ...args, '--audio-file', 'none', '--record', record], {
@@ -69,6 +77,7 @@ try {
     await until('Lan is told of the picture', () => other.lines.some((l) => l.picture));
     await id('call-camera').click();
     await gone(id('call-own'));
+    await closed('when one is not seen any more');
     await until('and that it is over', () => other.lines.findLast((l) => l.phase === 'active')?.picture === false);
     await follows('Lan, still,', 'call-theirs');
     await id('call-camera').click();
@@ -79,6 +88,7 @@ try {
     await page.getByText(/Video call, \d+:\d\d/).first().waitFor();
     await over();
     assert((await id('call-stage').count()) === 0, 'the pictures go with the call');
+    await closed('with the call');
     const ivf = readFileSync(join(seen, 'received.ivf'));
     assert(ivf.subarray(0, 4).toString() === 'DKIF' && ivf.readUInt32LE(24) > 100, `Lan has seen ${ivf.readUInt32LE(24)} frames`);
   });
@@ -116,11 +126,14 @@ try {
     await id('test-camera').click();
     await drawn('camera-test');
     await follows('oneself', 'camera-test');
+    assert(cameras() === 1, 'there is one camera');
     await check('call-video-settings');
     await page.keyboard.press('Escape');
+    await closed('with the settings');
     await id('open-settings').click();
-    await id('test-camera').waitFor();
+    await id('test-camera').click();
     await page.keyboard.press('Escape');
+    await closed('however early they are left');
   });
 
   await test('in a room one is seen by a guest, and sees oneself', async () => {
@@ -143,6 +156,7 @@ try {
     await id('room-camera').click();
     await gone(own);
     await gone(seen);
+    await closed('in a room too');
     await id('room-camera').click();
     await own.waitFor({ timeout: 20_000 });
     await seen.waitFor({ timeout: 20_000 });
