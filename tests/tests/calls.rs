@@ -165,6 +165,29 @@ async fn who_was_off_finds_a_missed_call_and_does_not_ring() -> Result<()> {
     Ok(())
 }
 
+/// The conversation, its first message and the call all come in one piece.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_call_of_somebody_new_rings_where_a_device_comes_online() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+    silent(&alice);
+    let dir = bob.close().await?;
+    let c = alice.direct("bob").await?;
+    alice.say(c, "are you there?").await?;
+    alice.settle().await?;
+    let c = alice.direct("bob").await?;
+    alice.engine.start_call(c, false).await?;
+    phase(&alice, Phase::Calling).await?;
+    alice.settle().await?;
+    let bob = Person::open(&dir, "bob").await?;
+    silent(&bob);
+    phase(&bob, Phase::Incoming).await?;
+    bob.engine.accept_call(false).await?;
+    phase(&alice, Phase::Active).await?;
+    alice.engine.hang_up().await?;
+    tell(&[&alice, &bob], c, &[CallOutcome::Ended]).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_call_each_other_at_once_talk_and_have_one_call_in_their_timelines() -> Result<()> {
     let world = World::new().await?;

@@ -34,7 +34,7 @@ pub struct From {
 
 /// A signal of another device. One that cannot be read, or is said in a group, means nothing.
 pub fn heard(cx: &mut Cx<'_>, c: &Conversation, from: From, bytes: &[u8], todo: &mut Todo) -> EngineResult<()> {
-    if c.kind != ConversationKind::Direct {
+    if !is_direct(cx, c)? {
         return Ok(());
     }
     let Ok(signal) = Signal::decode(bytes) else {
@@ -46,6 +46,12 @@ pub fn heard(cx: &mut Cx<'_>, c: &Conversation, from: From, bytes: &[u8], todo: 
     let received = sc_calls::Received { conversation: c.id, user, device, seq, age_ms: 0, signal };
     todo.calls.push(CallNews::Heard(Box::new(received), at));
     Ok(())
+}
+
+/// Of a conversation that was only just heard of, the server has not said the kind yet, and its roster is empty. While two people are alone
+/// in its group it is taken for theirs: or the first call of somebody new would neither ring nor be missed.
+fn is_direct(cx: &Cx<'_>, c: &Conversation) -> EngineResult<bool> {
+    Ok(c.kind == ConversationKind::Direct || (c.roster.is_empty() && cx.r().trusted(c.id)?.len() == 2))
 }
 
 /// A signal of this device has its place.
