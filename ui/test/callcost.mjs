@@ -7,9 +7,6 @@ import { film } from './film.mjs';
 import { openWindow, pause, until } from './driver.mjs';
 import { PASSPHRASE, PASSWORD, cli, dir, server, sound, tone } from './kit.mjs';
 
-/** Lan is there before she is called. */
-const THERE = 2_500;
-
 const bin = resolve(process.argv[2]);
 const SECONDS = 30;
 const srv = await server(bin);
@@ -72,7 +69,6 @@ for (const [what, video] of [['sound alone', false], ['sound and pictures', true
     stdio: ['ignore', 'ignore', 'inherit'],
   });
   const ended = new Promise((done) => lan.on('close', done));
-  await pause(THERE);
   const minh = ears.speak(join(dir, 'minh.wav'));
   await w.click(video ? 'call-start-video' : 'call-start');
   await until('they talk', () => w.find('[data-testid=call][data-phase=active]'));
