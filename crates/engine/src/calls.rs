@@ -25,6 +25,20 @@ enum ToCalls {
     Person(Input),
 }
 
+fn ends(news: &CallNews) -> Option<CallId> {
+    match news {
+        CallNews::Heard(r, _) => matches!(r.signal, Signal::End { .. }).then(|| r.signal.call()),
+        CallNews::Placed(..) => None,
+    }
+}
+
+fn begins(news: &CallNews) -> Option<CallId> {
+    match news {
+        CallNews::Heard(r, _) => matches!(r.signal, Signal::Offer { .. }).then(|| r.signal.call()),
+        CallNews::Placed(..) => None,
+    }
+}
+
 /// The actor's mailbox and what it shows.
 pub struct Calls {
     tx: mpsc::Sender<ToCalls>,
@@ -43,8 +57,10 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// The log has news, after the commit.
-    pub fn news(&self, news: Vec<CallNews>) {
+    /// The log has news, after the commit. What began and ended while this device was away does not ring: the timeline has it.
+    pub fn news(&self, mut news: Vec<CallNews>) {
+        let over: Vec<CallId> = news.iter().filter_map(ends).collect();
+        news.retain(|n| !begins(n).is_some_and(|call| over.contains(&call)));
         for n in news {
             if self.tx.try_send(ToCalls::News(n)).is_err() {
                 tracing::debug!("nobody follows calls here");
