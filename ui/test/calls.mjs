@@ -3,7 +3,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, recording, server, sound, start, stop, strength, tone, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, sound, start, stop, strength, tone, until } from './kit.mjs';
 import { openBrowser } from './page.mjs';
 
 const bin = process.argv[2];
@@ -31,11 +31,10 @@ const escape = () => page.keyboard.press('Escape');
 function lan(args) {
   const child = spawn(join(bin, 'secureconnect-cli'), ['--json', '--server', srv.url, '--profile', join(dir, 'lan'), ...args], {
     env: { ...process.env, SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD },
-    stdio: ['ignore', 'pipe', 'ignore'],
+    stdio: ['ignore', 'pipe', 'inherit'],
   });
-  const lines = [];
-  child.stdout.on('data', (d) => lines.push(...String(d).trim().split('\n').map((l) => JSON.parse(l))));
-  const ended = new Promise((resolve) => child.on('exit', resolve));
+  const lines = jsonLines(child);
+  const ended = new Promise((resolve) => child.on('close', resolve));
   return { lines, ended, child };
 }
 

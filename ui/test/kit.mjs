@@ -20,7 +20,8 @@ process.on('exit', () => {
       // It has ended already.
     }
   }
-  rmSync(dir, { recursive: true, force: true });
+  // A program that was just killed may still be writing.
+  rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 });
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
 
@@ -53,10 +54,10 @@ export async function server(bin, data = join(dir, 'server'), listen = '127.0.0.
 }
 
 /** Runs the command line as somebody; their profile is in the test's folder. */
-export function cli(bin, who, url, args) {
+export function cli(bin, who, url, args, env = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(join(bin, 'secureconnect-cli'), ['--json', '--server', url, '--profile', join(dir, who), ...args], {
-      env: { ...process.env, SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD },
+      env: { ...process.env, ...env, SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let out = '';
@@ -67,6 +68,13 @@ export function cli(bin, who, url, args) {
       code === 0 ? resolve(out.trim().split('\n').filter(Boolean).map((l) => JSON.parse(l))) : reject(new Error(`${who} ${args.join(' ')}: ${err || out}`)),
     );
   });
+}
+
+/** The lines of JSON that a program prints, as they come. */
+export function jsonLines(child) {
+  const lines = [];
+  createInterface({ input: child.stdout }).on('line', (line) => lines.push(JSON.parse(line)));
+  return lines;
 }
 
 export function assert(fine, what) {

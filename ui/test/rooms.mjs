@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { chromium } from 'playwright-core';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, recording, server, shots, strength, tone, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, shots, strength, tone, until } from './kit.mjs';
 
 const bin = process.argv[2];
 const srv = await server(bin);
@@ -37,8 +37,7 @@ function stay(who, target, args = []) {
     env: { ...process.env, SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-  const lines = [];
-  child.stdout.on('data', (d) => lines.push(...String(d).trim().split('\n').map((l) => JSON.parse(l))));
+  const lines = jsonLines(child);
   let err = '';
   child.stderr.on('data', (d) => (err += d));
   const ended = new Promise((resolve) => child.on('exit', (code) => resolve({ code, err })));

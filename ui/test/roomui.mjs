@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { mkdirSync } from 'node:fs';
 import { spawn } from 'node:child_process';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, recording, server, sound, start, strength, tone, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, sound, start, strength, tone, until } from './kit.mjs';
 import { openBrowser } from './page.mjs';
 
 const bin = process.argv[2];
@@ -25,8 +25,7 @@ function stay(who, target, args = []) {
     env: { ...process.env, SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  const lines = [];
-  child.stdout.on('data', (d) => lines.push(...String(d).trim().split('\n').map((l) => JSON.parse(l))));
+  const lines = jsonLines(child);
   // Once all that was printed is read.
   const ended = new Promise((resolve) => child.on('close', resolve));
   return { child, lines, ended, heard: () => recording(heard) };

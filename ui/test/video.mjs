@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { film, follows as moves, guests, numberOn, numberOnVideo } from './film.mjs';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, server, sound, start, stop, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, server, sound, start, stop, until } from './kit.mjs';
 import { openBrowser } from './page.mjs';
 
 const bin = process.argv[2];
@@ -33,8 +33,7 @@ function lan(args, record = 'none') {
     env: { ...process.env, SECURECONNECT_PASSPHRASE: PASSPHRASE, SECURECONNECT_PASSWORD: PASSWORD },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
-  const lines = [];
-  child.stdout.on('data', (d) => lines.push(...String(d).trim().split('\n').map((l) => JSON.parse(l))));
+  const lines = jsonLines(child);
   const ended = new Promise((resolve) => child.on('close', resolve));
   return { lines, ended, child };
 }
