@@ -10,7 +10,7 @@ pub mod port;
 pub mod signal;
 
 pub use machine::{CallState, Direction, EndCause, Input, Machine, Output, Phase, Received};
-pub use port::{FailCause, MediaCommand, MediaEvent, MediaPort};
+pub use port::{FailCause, MediaCommand, MediaEvent, MediaPort, Shown};
 pub use signal::{EndReason, Signal, SignalError};
 
 /// A call rings this long, in milliseconds; an offer that is older is a missed call.

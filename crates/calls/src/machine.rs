@@ -27,11 +27,12 @@
 //! | another device of this account calls the same person, earlier | nothing |
 //! | anything else | busy |
 //!
-//! Showing oneself is this side's own matter, as muting is: it may be begun and ended in every phase but incoming and ended.
+//! What one shows is this side's own matter, as muting is: it may be begun and ended in every phase but incoming and ended. A call carries
+//! one picture each way: a screen takes the place of the camera, which is back when the screen is shown no longer.
 //!
 //! Signals and events of calls that are not the present one are nobody's: nothing happens.
 
-use crate::port::{FailCause, MediaCommand, MediaEvent};
+use crate::port::{FailCause, MediaCommand, MediaEvent, Shown};
 use crate::signal::{EndReason, Signal};
 use crate::{RING_MS, STALE_MS};
 use sc_protocol::{CallId, ConversationId, DeviceId, UserId};
@@ -113,8 +114,10 @@ pub struct CallState {
     pub muted: bool,
     /// The caller showed themselves from the beginning: it rings as a video call.
     pub video: bool,
-    /// Pictures of this side are sent.
+    /// This side shows itself, unless it shows a screen.
     pub camera: bool,
+    /// This side shows a screen.
+    pub screen: bool,
     /// When sound first flowed, on the clock the machine is given.
     pub since: Option<u64>,
 }
@@ -161,6 +164,8 @@ pub enum Input {
     Mute(bool),
     /// The person shows themselves, or does not any more.
     Camera(bool),
+    /// The person shows a screen, another one, or none any more.
+    Screen(bool),
     /// Another device says something.
     Signal(Received),
     /// The offer or the answer of this device has its place in the log.
@@ -244,6 +249,7 @@ impl Machine {
             Input::HangUp => self.hang_up(now),
             Input::Mute(muted) => self.mute(muted),
             Input::Camera(on) => self.camera(on),
+            Input::Screen(on) => self.screen(on),
             Input::Signal(r) => self.signal(r, now),
             Input::Placed { call, seq } => {
                 if let Some(c) = self.call.as_mut().filter(|c| c.state.call == call) {
@@ -271,8 +277,8 @@ impl Machine {
             return;
         }
         let (direction, phase) = (Direction::Outgoing, Phase::Preparing);
-        let (muted, camera, since) = (false, false, None);
-        let state = CallState { call, conversation, peer, direction, phase, muted, video, camera, since };
+        let (muted, camera, screen, since) = (false, false, false, None);
+        let state = CallState { call, conversation, peer, direction, phase, muted, video, camera, screen, since };
         self.begin(state, None, None, now + PREPARE_MS);
         self.out.push(Output::Media(MediaCommand::Prepare { call }));
         self.camera(video);
@@ -316,14 +322,35 @@ impl Machine {
         }
     }
 
-    fn camera(&mut self, on: bool) {
+    /// The call while this side may be seen.
+    fn visible(&mut self) -> Option<&mut CallState> {
         let silent = |p: Phase| matches!(p, Phase::Incoming | Phase::Ended(_));
-        let Some(c) = self.call.as_mut().filter(|c| !silent(c.state.phase)) else { return };
-        if c.state.camera != on {
-            c.state.camera = on;
-            self.out.push(Output::Media(MediaCommand::Camera { call: c.state.call, on }));
+        self.call.as_mut().map(|c| &mut c.state).filter(|s| !silent(s.phase))
+    }
+
+    fn camera(&mut self, on: bool) {
+        let Some(s) = self.visible().filter(|s| s.camera != on) else { return };
+        s.camera = on;
+        if s.screen {
             self.out.push(Output::Changed);
+        } else {
+            self.show();
         }
+    }
+
+    /// Said again, it may be another screen.
+    fn screen(&mut self, on: bool) {
+        let Some(s) = self.visible().filter(|s| on || s.screen) else { return };
+        s.screen = on;
+        self.show();
+    }
+
+    fn show(&mut self) {
+        let Some(s) = self.visible() else { return };
+        let what = if s.screen { Some(Shown::Screen) } else { s.camera.then_some(Shown::Camera) };
+        let call = s.call;
+        self.out.push(Output::Media(MediaCommand::Show { call, what }));
+        self.out.push(Output::Changed);
     }
 
     fn phase(&mut self, phase: Phase, deadline: Option<u64>) {
@@ -402,8 +429,8 @@ impl Machine {
             return;
         }
         let (direction, phase) = (Direction::Incoming, Phase::Incoming);
-        let (muted, camera, since) = (false, false, None);
-        let state = CallState { call, conversation: r.conversation, peer: r.user, direction, phase, muted, video, camera, since };
+        let (muted, camera, screen, since) = (false, false, false, None);
+        let state = CallState { call, conversation: r.conversation, peer: r.user, direction, phase, muted, video, camera, screen, since };
         let deadline = now + RING_MS - r.age_ms;
         if !self.running() {
             let ours = self.elsewhere.as_ref().is_some_and(|e| e.conversation == r.conversation && e.seq < r.seq && now < e.until);
@@ -417,10 +444,11 @@ impl Machine {
         match c.state.phase {
             Phase::Preparing | Phase::Calling if same => {
                 if c.placed.is_none_or(|ours| r.seq < ours) {
-                    let (ours, muted, camera) = (c.state.call, c.state.muted, c.state.camera);
+                    let (ours, muted, camera, screen) = (c.state.call, c.state.muted, c.state.camera, c.state.screen);
                     self.out.push(Output::Media(MediaCommand::Close { call: ours }));
                     self.begin(CallState { muted, ..state }, Some(r.device), Some(sdp), deadline);
                     self.accept(camera, now);
+                    self.screen(screen);
                     if muted {
                         self.out.push(Output::Media(MediaCommand::Mute { call, muted }));
                     }
@@ -531,6 +559,7 @@ impl Machine {
             }
             MediaEvent::NetworkChanged { call } if phase == Phase::Reconnecting => self.look(call, conversation, outgoing, now),
             // Said to the media too: another try may be on its way, which the person would not know of.
+            MediaEvent::NoPicture { .. } if self.visible().is_some_and(|s| s.screen) => self.screen(false),
             MediaEvent::NoPicture { .. } => self.camera(false),
             MediaEvent::Failed { cause, .. } if !matches!(phase, Phase::Ended(_)) => {
                 let said = (phase != Phase::Preparing).then_some(EndReason::Failed(cause));

@@ -22,6 +22,15 @@ pub enum FailCause {
     Device,
 }
 
+/// What is seen of somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shown {
+    /// Themselves.
+    Camera,
+    /// Their screen, or a window on it.
+    Screen,
+}
+
 /// To whoever carries sound and pictures. Nothing here waits: answers come as [`MediaEvent`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaCommand {
@@ -70,12 +79,12 @@ pub enum MediaCommand {
         /// Off.
         muted: bool,
     },
-    /// Pictures of this side are sent, or not any more.
-    Camera {
+    /// This is seen of this side from now on; nothing when there is none.
+    Show {
         /// Which call.
         call: CallId,
-        /// They are.
-        on: bool,
+        /// What is seen.
+        what: Option<Shown>,
     },
     /// Stop everything that belongs to it.
     Close {

@@ -16,9 +16,9 @@ pub(crate) struct Device {
     taken: HashMap<CallId, String>,
     open: Vec<CallId>,
     held: bool,
-    /// Whose camera is on; and whether the person wants that now.
-    pub(crate) camera: Option<CallId>,
-    pub(crate) wants_camera: bool,
+    /// What is seen in which call; and whether the person wants that now.
+    pub(crate) shows: Option<(CallId, Shown)>,
+    pub(crate) wants: [bool; 2],
     cursor: usize,
 }
 
@@ -57,8 +57,8 @@ impl House {
                     taken: HashMap::new(),
                     open: Vec::new(),
                     held: false,
-                    camera: None,
-                    wants_camera: false,
+                    shows: None,
+                    wants: [false; 2],
                     cursor: 0,
                 });
             }
@@ -72,7 +72,8 @@ impl House {
 
     pub(crate) fn input(&mut self, d: usize, input: Input) {
         match input {
-            Input::Start { video, .. } | Input::Accept { video } | Input::Camera(video) => self.devices[d].wants_camera |= video,
+            Input::Start { video, .. } | Input::Accept { video } | Input::Camera(video) => self.devices[d].wants[0] |= video,
+            Input::Screen(on) => self.devices[d].wants[1] |= on,
             _ => {}
         }
         let out = self.devices[d].machine.handle(input, self.now);
@@ -125,16 +126,17 @@ impl House {
                 x.taken.insert(call, answer);
             }
             MediaCommand::Hold { held, .. } => x.held = held,
-            MediaCommand::Camera { call, on } => {
-                assert!(x.open.contains(&call), "the camera of a call that is open");
-                assert!(!on || x.wants_camera, "a camera goes on only when the person wants it");
-                x.camera = on.then_some(call);
+            MediaCommand::Show { call, what } => {
+                assert!(x.open.contains(&call), "the picture of a call that is open");
+                let wanted = what.is_none_or(|w| x.wants[usize::from(w == Shown::Screen)]);
+                assert!(wanted, "only what the person wants is shown");
+                x.shows = what.map(|w| (call, w));
             }
             MediaCommand::Close { call } => {
                 x.taken.remove(&call);
                 x.open.retain(|c| *c != call);
                 x.held = false;
-                x.camera = x.camera.filter(|c| *c != call);
+                x.shows = x.shows.filter(|(c, _)| *c != call);
             }
             MediaCommand::Mute { .. } | MediaCommand::Candidates { .. } => {}
         }
@@ -235,7 +237,7 @@ impl House {
         for (d, x) in self.devices.iter().enumerate() {
             let Some(s) = x.machine.state() else {
                 assert!(x.open.is_empty(), "device {d} has no call and its microphone is on");
-                assert!(x.camera.is_none(), "device {d} has no call and its camera is on");
+                assert!(x.shows.is_none(), "device {d} has no call and is seen");
                 continue;
             };
             assert_eq!(s.phase, Phase::Active, "device {d} hangs");
@@ -245,7 +247,8 @@ impl House {
             assert_eq!(others.len(), 1, "a call has two ends");
             assert_ne!(others[0].user, x.user, "the ends of a call are two people");
             assert_eq!(x.open, [s.call], "one microphone a call");
-            assert_eq!(x.camera, s.camera.then_some(s.call), "device {d} shows what it says it shows");
+            let says = if s.screen { Some(Shown::Screen) } else { s.camera.then_some(Shown::Camera) };
+            assert_eq!(x.shows, says.map(|w| (s.call, w)), "device {d} shows what it says it shows");
         }
     }
 }

@@ -307,26 +307,56 @@ fn muting_is_told_to_the_media_once_and_only_in_a_call() {
 fn one_is_seen_only_as_long_as_one_wants_to_be() {
     let mut h = House::new(1, 1);
     let call = h.video(ALICE);
-    assert_eq!(h.devices[ALICE].camera, Some(call), "the caller sees themselves at once");
+    let camera = Some((call, Shown::Camera));
+    assert_eq!(h.devices[ALICE].shows, camera, "the caller sees themselves at once");
     h.settle();
     let rings = h.devices[BOB].machine.state().unwrap();
     assert!(rings.video && !rings.camera);
     h.input(BOB, Input::Camera(true));
-    assert_eq!(h.devices[BOB].camera, None, "nobody is seen before they take the call");
+    h.input(BOB, Input::Screen(true));
+    assert_eq!(h.devices[BOB].shows, None, "nobody is seen before they take the call");
     h.input(BOB, Input::Accept { video: false });
     h.settle();
-    assert_eq!((h.phase(BOB), h.devices[BOB].camera), (Some(Phase::Active), None));
+    assert_eq!((h.phase(BOB), h.devices[BOB].shows), (Some(Phase::Active), None));
     h.input(BOB, Input::Camera(true));
     h.input(ALICE, Input::Camera(false));
-    assert_eq!((h.devices[ALICE].camera, h.devices[BOB].camera), (None, Some(call)));
+    assert_eq!((h.devices[ALICE].shows, h.devices[BOB].shows), (None, camera));
     h.input(BOB, Input::Media(MediaEvent::NoPicture { call }));
     assert!(!h.devices[BOB].machine.state().unwrap().camera, "there is none: the button says so");
     h.input(BOB, Input::Camera(true));
     h.input(BOB, Input::HangUp);
     h.settle();
-    assert_eq!((h.devices[ALICE].camera, h.devices[BOB].camera), (None, None));
+    assert_eq!((h.devices[ALICE].shows, h.devices[BOB].shows), (None, None));
     h.input(BOB, Input::Camera(true));
-    assert_eq!(h.devices[BOB].camera, None);
+    assert_eq!(h.devices[BOB].shows, None);
+}
+
+#[test]
+fn a_screen_takes_the_place_of_the_camera_and_gives_it_back() {
+    let mut h = House::new(1, 1);
+    let call = h.video(ALICE);
+    h.settle();
+    h.input(BOB, Input::Accept { video: false });
+    h.settle();
+    let (camera, screen) = (Some((call, Shown::Camera)), Some((call, Shown::Screen)));
+    h.input(ALICE, Input::Screen(true));
+    assert_eq!(h.devices[ALICE].shows, screen);
+    h.input(ALICE, Input::Camera(false));
+    h.input(ALICE, Input::Camera(true));
+    assert_eq!(h.devices[ALICE].shows, screen, "the camera waits");
+    h.devices[ALICE].commands.clear();
+    h.input(ALICE, Input::Screen(true));
+    assert_eq!(h.devices[ALICE].commands, [MediaCommand::Show { call, what: Some(Shown::Screen) }], "it may be another one");
+    h.input(ALICE, Input::Screen(false));
+    assert_eq!(h.devices[ALICE].shows, camera);
+    h.input(ALICE, Input::Screen(true));
+    h.input(ALICE, Input::Media(MediaEvent::NoPicture { call }));
+    let state = h.devices[ALICE].machine.state().unwrap();
+    assert_eq!((h.devices[ALICE].shows, state.screen, state.camera), (camera, false, true), "the window was closed");
+    h.input(ALICE, Input::Screen(true));
+    h.input(BOB, Input::HangUp);
+    h.settle();
+    assert_eq!(h.devices[ALICE].shows, None);
 }
 
 /// One random evening: people with several devices call, take, decline, hang up, lose their path; signals are late.
@@ -354,7 +384,7 @@ fn evening(seed: u64) {
                     h.input(d, Input::Media(events[rng.gen_range(0..3)].clone()));
                 }
             }
-            18 if rng.r#gen() => h.input(d, Input::Camera(rng.r#gen())),
+            18 if rng.r#gen() => h.input(d, if rng.r#gen() { Input::Camera(rng.r#gen()) } else { Input::Screen(rng.r#gen()) }),
             18 => h.input(d, Input::Mute(rng.r#gen())),
             _ => {
                 h.now += rng.gen_range(0..8_000);
