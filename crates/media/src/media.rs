@@ -7,7 +7,7 @@ use crate::transport::echo::Echo;
 use crate::transport::peer::{OnEvent, Peer, PeerConfig};
 use crate::transport::{IceServer, Transport, TransportError, TransportEvent};
 use crate::video::source::Source;
-use sc_calls::{FailCause, MediaCommand, MediaEvent, MediaPort};
+use sc_calls::{FailCause, MediaCommand, MediaEvent, MediaPort, Shown};
 use sc_protocol::CallId;
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -58,8 +58,9 @@ impl Running {
 struct Shared {
     options: MediaOptions,
     audio: Mutex<AudioSetup>,
-    /// What shows this side.
+    /// What shows this side: the camera, and the screen.
     video: Mutex<Source>,
+    screen: Mutex<Option<Source>>,
     relay_only: AtomicBool,
     sessions: tokio::sync::Mutex<HashMap<CallId, Running>>,
     events: mpsc::Sender<MediaEvent>,
@@ -105,6 +106,7 @@ impl Media {
             options,
             audio: Mutex::new(audio),
             video: Mutex::new(Source::Camera(None)),
+            screen: Mutex::default(),
             relay_only: AtomicBool::new(false),
             sessions: tokio::sync::Mutex::default(),
             events,
@@ -134,6 +136,11 @@ impl Media {
     /// Where pictures of one's own come from, the next time they are shown.
     pub fn set_video(&self, source: Source) {
         *self.shared.video.lock().unwrap_or_else(PoisonError::into_inner) = source;
+    }
+
+    /// The screen or window that is shown the next time one is.
+    pub fn set_screen(&self, source: Source) {
+        *self.shared.screen.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
     }
 
     /// How the running call's pictures are.
@@ -224,7 +231,7 @@ impl Shared {
             }
             MediaCommand::Hold { call, held } => return self.switch(call, |s| s.transmit.store(!held, Ordering::Relaxed)).await,
             MediaCommand::Mute { call, muted } => return self.switch(call, |s| s.muted.store(muted, Ordering::Relaxed)).await,
-            MediaCommand::Camera { call, on } => return self.camera(call, on).await,
+            MediaCommand::Show { call, what } => return self.show(call, what).await,
             MediaCommand::Close { call } => {
                 let running = self.sessions.lock().await.remove(&call);
                 if let Some(running) = running {
@@ -244,10 +251,14 @@ impl Shared {
         self.sessions.lock().await.get(&call).is_some_and(|r| r.session.quality().borrow().heard.received > 0)
     }
 
-    async fn camera(&self, call: CallId, on: bool) {
-        let source = self.video.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    async fn show(&self, call: CallId, what: Option<Shown>) {
+        let source = match what {
+            Some(Shown::Camera) => Some(self.video.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Some(Shown::Screen) => self.screen.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => None,
+        };
         if let Some(r) = self.sessions.lock().await.get(&call) {
-            r.pictures.show(on.then_some(source));
+            r.pictures.show(what.zip(source));
         }
     }
 

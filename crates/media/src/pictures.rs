@@ -1,4 +1,4 @@
-//! One call's pictures: our camera on its way out, theirs on its way in.
+//! One call's pictures: our camera or screen on its way out, theirs on its way in.
 //!
 //! | our picture | entered by | what is sent |
 //! |---|---|---|
@@ -17,6 +17,7 @@ use crate::session::{Quality, Switches};
 use crate::transport::{PicturePacket, Transport};
 use crate::video::source::Source;
 use crate::video::{Camera, Encoded, FIRST, LEAST, VideoError, packet};
+use sc_calls::Shown;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,6 +85,8 @@ pub struct PictureState {
     pub own: OwnPicture,
     /// There is one of theirs.
     pub theirs: bool,
+    /// It is their screen.
+    pub screen: bool,
     /// What the path carries of pictures, in bits a second; nought before the first report.
     pub estimate: u64,
     /// Whole frames of theirs so far.
@@ -113,11 +116,14 @@ pub fn queue() -> (mpsc::Sender<ToPictures>, mpsc::Receiver<ToPictures>) {
     mpsc::channel(QUEUE)
 }
 
+/// What is to be seen of us, and where it comes from.
+pub type Wish = Option<(Shown, Source)>;
+
 /// The pictures of a running call.
 pub struct Pictures {
     to: mpsc::Sender<ToPictures>,
     /// Our picture from there, or none: never stuck behind anything else.
-    wish: watch::Sender<Option<Source>>,
+    wish: watch::Sender<Wish>,
     state: watch::Receiver<PictureState>,
     task: JoinHandle<()>,
 }
@@ -142,6 +148,7 @@ impl Pictures {
             camera: None,
             opening: None,
             wished,
+            screen: false,
             outgoing: VecDeque::new(),
             due: Instant::now(),
             flowing: false,
@@ -161,8 +168,8 @@ impl Pictures {
     }
 
     /// Our picture from there, or none.
-    pub fn show(&self, source: Option<Source>) {
-        self.wish.send_replace(source);
+    pub fn show(&self, wish: Wish) {
+        self.wish.send_replace(wish);
     }
 
     /// Whoever draws lost frames, of ours or of theirs.
@@ -202,7 +209,7 @@ impl Preview {
                 tokio::select! {
                     () = asked.notified() => camera.ask_for_key(),
                     frame = camera.next() => match frame {
-                        Some(f) => show(own_picture(&f)),
+                        Some(f) => show(own_picture(&f, false)),
                         None => return,
                     },
                 }
@@ -224,8 +231,8 @@ impl Drop for Preview {
 }
 
 /// A frame of ours for whoever draws it here.
-pub(crate) fn own_picture(f: &Encoded) -> Picture {
-    let source = Of { identity: OWN.to_owned(), screen: false };
+pub(crate) fn own_picture(f: &Encoded, screen: bool) -> Picture {
+    let source = Of { identity: OWN.to_owned(), screen };
     Picture { source, timestamp: f.timestamp, key: f.key, frame: f.bytes.clone() }
 }
 
@@ -246,7 +253,9 @@ struct Task {
     /// A device may take its time: since when.
     opening: Option<(JoinHandle<Result<Camera, VideoError>>, Instant)>,
     /// What the person wants to be seen.
-    wished: watch::Receiver<Option<Source>>,
+    wished: watch::Receiver<Wish>,
+    /// That is a screen.
+    screen: bool,
     outgoing: VecDeque<Waiting>,
     /// When the next packet may go out.
     due: Instant,
@@ -358,8 +367,13 @@ impl Task {
 
     /// The person wants something else to be seen, or nothing.
     async fn wish(&mut self) {
-        let wanted = self.wished.borrow_and_update().is_some();
+        let (wanted, screen) = {
+            let wish = self.wished.borrow_and_update();
+            (wish.is_some(), wish.as_ref().is_some_and(|(what, _)| *what == Shown::Screen))
+        };
         self.close().await;
+        self.screen = screen;
+        self.transport.is_screen(screen);
         // Why there is nothing stays said.
         if wanted || !matches!(self.tell.borrow().own, OwnPicture::Failed(_)) {
             self.own(if wanted { OwnPicture::On } else { OwnPicture::Off });
@@ -373,8 +387,8 @@ impl Task {
 
     /// Begins to open what the person wants to be seen.
     fn open(&mut self) {
-        let source = self.wished.borrow().clone();
-        self.opening = source.map(|s| (tokio::task::spawn_blocking(move || Camera::open(&s)), Instant::now()));
+        let wish = self.wished.borrow().clone();
+        self.opening = wish.map(|(_, s)| (tokio::task::spawn_blocking(move || Camera::open(&s)), Instant::now()));
     }
 
     async fn shown(&mut self, camera: Result<Camera, VideoError>) {
@@ -392,6 +406,7 @@ impl Task {
     async fn fail(&mut self, cause: VideoError) {
         tracing::warn!(%cause, "there is no picture of one's own");
         self.close().await;
+        let cause = if self.screen { VideoError::NoScreen } else { cause };
         self.tell.send_modify(|s| {
             s.own = OwnPicture::Failed(cause);
             s.failures += 1;
@@ -413,7 +428,7 @@ impl Task {
 
     /// A frame of ours.
     fn frame(&mut self, frame: &Encoded) {
-        (self.show)(own_picture(frame));
+        (self.show)(own_picture(frame, self.screen));
         let flows = self.transmits();
         self.cut |= !flows || !self.flowing;
         self.flowing = flows;
@@ -484,6 +499,7 @@ impl Task {
         }
         if self.heard.is_some() || is_begin(&p.payload) {
             self.heard = Some(at);
+            self.tell.send_if_modified(|s| std::mem::replace(&mut s.screen, p.screen) != p.screen);
         }
         self.theirs.push(p.seq, p.timestamp, p.last, &p.payload);
     }
@@ -501,13 +517,15 @@ impl Task {
                 self.theirs.lose();
                 break;
             }
-            let freezes = self.cadence.frame(now);
+            // A screen that rests is no picture that stands still.
+            let screen = self.tell.borrow().screen;
+            let freezes = if screen { 0 } else { self.cadence.frame(now) };
             self.tell.send_modify(|s| {
                 s.theirs = self.heard.is_some();
                 s.frames += 1;
                 s.freezes += freezes;
             });
-            let of = Of { identity: THEIRS.to_owned(), screen: false };
+            let of = Of { identity: THEIRS.to_owned(), screen };
             (self.show)(Picture { source: of, timestamp: f.timestamp, key: is_key(&f.bytes), frame: f.bytes });
         }
         if self.heard.is_some_and(|at| now >= at + SILENT) {

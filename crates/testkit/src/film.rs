@@ -82,7 +82,8 @@ mod tests {
         film(&path, 40, (320, 180)).unwrap();
         let mut frames = Source::File(path).open().unwrap();
         for n in 0..40 {
-            let points = frames.next().unwrap().iter().take(320 * 180).copied().collect();
+            frames.next().unwrap();
+            let points = frames.frame().iter().take(320 * 180).copied().collect();
             assert_eq!(number(&Grey { width: 320, height: 180, points }), Some(n));
         }
         assert_eq!(number(&Grey { width: 320, height: 180, points: vec![120; 320 * 180] }), None);

@@ -13,13 +13,14 @@
 
 mod pictures;
 
-use self::pictures::{Incoming, OwnCamera};
+use self::pictures::{Incoming, OwnTrack};
 pub use self::pictures::{Picture, Source};
 use super::frames::{Counter, Keys, Kind, SealedData};
 use livekit_protocol as proto;
 use prost::Message as _;
 use proto::signal_request::Message as Request;
 use proto::signal_response::Message as Response;
+use sc_calls::Shown;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ const CHANNELS: [&str; 2] = ["_reliable", "_lossy"];
 const START: Bitrate = Bitrate::kbps(500);
 const LEAST: Bitrate = Bitrate::kbps(100);
 const DESIRED: Bitrate = Bitrate::kbps(1_000);
+const DESIRED_SCREEN: Bitrate = Bitrate::kbps(2_500);
 /// How often the unit is told that we live.
 const PING: Duration = Duration::from_secs(5);
 
@@ -94,8 +96,8 @@ pub enum Out {
     Interrupted,
     /// A host has switched the microphone off.
     Muted,
-    /// Somebody cannot begin without a key frame of our camera.
-    KeyNeeded,
+    /// Somebody cannot begin without a key frame of this picture of ours.
+    KeyNeeded(Shown),
     /// So many bits a second go through to the unit.
     Carries(u64),
     /// Somebody's media does not open.
@@ -154,7 +156,8 @@ pub struct Core {
     /// What the unit has been told of each track.
     asked: HashMap<String, Option<(u32, u32)>>,
     incoming: HashMap<Mid, Incoming>,
-    camera: Option<OwnCamera>,
+    /// Our own pictures.
+    shown: BTreeMap<Shown, OwnTrack>,
     /// An offer is due once the one that is out is answered.
     again: bool,
     /// The offer that is out has new sections.
@@ -209,7 +212,7 @@ impl Core {
             wanted: HashMap::new(),
             asked: HashMap::new(),
             incoming: HashMap::new(),
-            camera: None,
+            shown: BTreeMap::new(),
             again: false,
             adds: false,
             muted,
@@ -241,10 +244,11 @@ impl Core {
                 self.offer(now, false);
             }
             Response::TrackPublished(t) => {
-                if let Some(c) = self.camera.as_mut().filter(|c| c.cid == t.cid) {
-                    c.track = t.track.map(|t| t.sid);
-                    if c.hidden {
-                        self.tell_hidden();
+                if let Some((what, own)) = self.shown.iter_mut().find(|(_, c)| c.cid == t.cid) {
+                    own.track = t.track.map(|t| t.sid);
+                    let (what, hidden) = (*what, own.hidden);
+                    if hidden {
+                        self.tell_hidden(what);
                     }
                     self.offer(now, false);
                 }
@@ -484,14 +488,14 @@ impl Core {
         self.asked.clear();
         self.ask_for_pictures();
         // Asked or answered while nobody listened: the unit says the same once more.
-        if let Some(c) = self.camera.as_mut().filter(|c| c.track.is_none()) {
-            c.asked = false;
-            self.publish_camera();
-        }
+        self.shown.values_mut().filter(|c| c.track.is_none()).for_each(|c| c.asked = false);
+        self.publish_pictures();
         if self.track.is_some() {
             self.mute(self.muted);
         }
-        self.tell_hidden();
+        for what in [Shown::Camera, Shown::Screen] {
+            self.tell_hidden(what);
+        }
         self.restart(now);
     }
 
@@ -503,8 +507,9 @@ impl Core {
         let first = self.voice.is_none();
         let cid = self.cid.clone();
         let mut mid = None;
-        let camera = self.camera.as_ref().filter(|c| c.track.is_some() && c.media.is_none()).map(|c| c.cid.clone());
-        let mut camera_mid = None;
+        let fresh = self.shown.iter().filter(|(_, c)| c.track.is_some() && c.media.is_none());
+        let fresh: Vec<(Shown, String)> = fresh.map(|(what, c)| (*what, c.cid.clone())).collect();
+        let mut sections = Vec::new();
         let made = self.change(Which::Publisher, |s| {
             let mut api = s.rtc.sdp_api();
             if first {
@@ -520,8 +525,8 @@ impl Core {
                     }));
                 }
             }
-            if let Some(cid) = camera {
-                camera_mid = Some(api.add_media(MediaKind::Video, Direction::SendOnly, Some("room".into()), Some(cid), None));
+            for (what, cid) in fresh {
+                sections.push((what, api.add_media(MediaKind::Video, Direction::SendOnly, Some("room".into()), Some(cid), None)));
             }
             if restart {
                 api.ice_restart(true);
@@ -532,15 +537,15 @@ impl Core {
         if let Some(mid) = mid {
             self.voice = pt(Codec::Opus).map(|pt| (mid, pt));
         }
-        if let Some(mid) = camera_mid {
-            let media = pt(Codec::Vp8).map(|pt| (mid, pt));
-            if let Some(c) = self.camera.as_mut() {
-                c.media = media;
+        let vp8 = pt(Codec::Vp8);
+        for (what, mid) in &sections {
+            if let Some(c) = self.shown.get_mut(what) {
+                c.media = vp8.map(|pt| (*mid, pt));
             }
         }
         let Some((offer, pending)) = made else { return };
         self.pending = Some(pending);
-        self.adds = mid.is_some() || camera_mid.is_some();
+        self.adds = mid.is_some() || !sections.is_empty();
         self.offers += 1;
         self.say(Request::Offer(proto::SessionDescription {
             r#type: "offer".into(),
@@ -562,9 +567,7 @@ impl Core {
             self.out.push_back(Out::Over(proto::DisconnectReason::JoinFailure, Next::Rejoin));
         } else {
             self.adds = false;
-            if let Some(c) = &mut self.camera {
-                c.ready = c.media.is_some();
-            }
+            self.shown.values_mut().for_each(|c| c.ready = c.media.is_some());
             if std::mem::take(&mut self.again) {
                 self.offer(now, false);
             }
@@ -666,7 +669,7 @@ impl Core {
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.path(which, false),
             Event::IceConnectionStateChange(s) if s.is_connected() && self.side(which).ready => self.path(which, true),
-            Event::KeyframeRequest(_) if which == Which::Publisher => self.out.push_back(Out::KeyNeeded),
+            Event::KeyframeRequest(r) if which == Which::Publisher => self.key_needed(r.mid),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => self.out.push_back(Out::Carries(estimate.as_u64())),
             Event::RtpPacket(p) if which == Which::Subscriber => self.on_packet(now, &p),
             Event::ChannelOpen(id, label) => {
@@ -687,7 +690,7 @@ impl Core {
         if all != self.told_up {
             self.told_up = all;
             self.out.push_back(if all { Out::Connected } else { Out::Interrupted });
-            self.publish_camera();
+            self.publish_pictures();
         }
     }
 

@@ -18,6 +18,7 @@ use crate::pictures::OwnPicture;
 use crate::session::{Quality, Switches};
 use crate::video::source as video_source;
 use frames::Keys;
+use sc_calls::Shown;
 use stay::Stay;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -113,6 +114,8 @@ pub struct RoomView {
     pub trouble: Option<AudioError>,
     /// Our own picture.
     pub own_picture: OwnPicture,
+    /// Our own screen.
+    pub own_screen: OwnPicture,
 }
 
 enum Command {
@@ -121,7 +124,7 @@ enum Command {
     Chat(String, oneshot::Sender<bool>),
     Epoch(u64, Zeroizing<Vec<u8>>),
     Audio(AudioSetup),
-    Camera(Option<video_source::Source>),
+    Show(Shown, Option<video_source::Source>),
     Want(HashMap<Source, (u32, u32)>),
     PicturesLost(Option<Source>),
     Leave,
@@ -235,9 +238,9 @@ impl Room {
         self.tell(Command::PicturesLost(of)).await;
     }
 
-    /// Shows pictures from there, or none any more.
-    pub async fn set_camera(&self, source: Option<video_source::Source>) {
-        self.tell(Command::Camera(source)).await;
+    /// Shows oneself, or a screen, from there, or not any more. Both may be shown at once.
+    pub async fn show(&self, what: Shown, source: Option<video_source::Source>) {
+        self.tell(Command::Show(what, source)).await;
     }
 
     /// Other devices.

@@ -11,6 +11,7 @@ use crate::transport::{Carrier, PathKind, PathStats};
 use crate::video::{Camera, Encoded, VideoError, source as video_source};
 use crate::voice::{Packet, VoiceId};
 use livekit_protocol as proto;
+use sc_calls::Shown;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,20 +21,40 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-/// Never comes while there is no camera.
-async fn next_picture(camera: &mut Option<Camera>) -> Option<Encoded> {
-    match camera {
-        Some(c) => c.next().await,
-        None => std::future::pending().await,
-    }
+/// A picture of one's own: being opened, as a device may take its time, or running.
+#[derive(Default)]
+struct Own {
+    camera: Option<Camera>,
+    opening: Option<JoinHandle<Result<Camera, VideoError>>>,
 }
 
-/// Never comes while none is being opened. A task that ended badly has opened nothing.
-async fn opened(opening: &mut Option<JoinHandle<Result<Camera, VideoError>>>) -> Result<Camera, VideoError> {
-    let Some(task) = opening else { return std::future::pending().await };
-    let result = task.await.unwrap_or_else(|e| Err(VideoError::Device(e.to_string())));
-    *opening = None;
-    result
+/// What comes of it.
+enum Came {
+    Opened(Result<Camera, VideoError>),
+    /// Nothing: it has ended.
+    Frame(Option<Encoded>),
+}
+
+impl Own {
+    /// Begins to open what is to be shown; what was shown before is closed at once.
+    fn show(&mut self, source: Option<video_source::Source>) {
+        self.camera = None;
+        self.opening = source.map(|s| tokio::task::spawn_blocking(move || Camera::open(&s)));
+    }
+
+    /// Never comes while nothing is shown.
+    async fn next(&mut self) -> Came {
+        if let Some(task) = &mut self.opening {
+            // A task that ended badly has opened nothing.
+            let result = task.await.unwrap_or_else(|e| Err(VideoError::Device(e.to_string())));
+            self.opening = None;
+            return Came::Opened(result);
+        }
+        match &mut self.camera {
+            Some(c) => Came::Frame(c.next().await),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The room's side of the voice thread.
@@ -71,9 +92,8 @@ pub(super) struct Stay {
     tell: watch::Sender<RoomView>,
     chat: mpsc::Sender<Chat>,
     frames: mpsc::Sender<Picture>,
-    camera: Option<Camera>,
-    /// A camera may take its time.
-    opening: Option<JoinHandle<Result<Camera, VideoError>>>,
+    camera: Own,
+    screen: Own,
     /// Asked of every participant one becomes.
     wanted: HashMap<Source, (u32, u32)>,
     wanted_at: Instant,
@@ -132,8 +152,8 @@ impl Stay {
             tell,
             chat,
             frames,
-            camera: None,
-            opening: None,
+            camera: Own::default(),
+            screen: Own::default(),
             wanted: HashMap::new(),
             wanted_at: Instant::now(),
             cut: HashSet::new(),
@@ -147,47 +167,72 @@ impl Stay {
             inside: Duration::ZERO,
             unheard: VecDeque::new(),
         };
-        this.show(options.video);
+        this.show(Shown::Camera, options.video);
         this
     }
 
-    /// Begins to open what is to be shown; what was shown before is closed at once.
-    fn show(&mut self, source: Option<video_source::Source>) {
-        self.camera = None;
-        self.opening = source.map(|s| tokio::task::spawn_blocking(move || Camera::open(&s)));
-        self.own_picture(if self.opening.is_some() { OwnPicture::On } else { OwnPicture::Off });
+    fn own(&mut self, what: Shown) -> &mut Own {
+        match what {
+            Shown::Camera => &mut self.camera,
+            Shown::Screen => &mut self.screen,
+        }
     }
 
-    fn shown(&mut self, core: &mut Core, camera: Result<Camera, VideoError>) {
-        match camera {
-            Ok(camera) => {
-                core.show_camera((camera.width, camera.height));
-                self.camera = Some(camera);
+    fn show(&mut self, what: Shown, source: Option<video_source::Source>) {
+        let state = if source.is_some() { OwnPicture::On } else { OwnPicture::Off };
+        self.own(what).show(source);
+        self.say_own(what, state);
+    }
+
+    /// Something came of a picture of ours.
+    fn came(&mut self, core: &mut Core, what: Shown, came: Came) {
+        match came {
+            Came::Opened(Ok(camera)) => {
+                core.show(what, (camera.width, camera.height));
+                self.own(what).camera = Some(camera);
             }
-            Err(cause) => self.unseen(core, cause),
+            Came::Frame(Some(frame)) => self.taken(core, what, &frame),
+            Came::Opened(Err(cause)) => self.unseen(core, what, cause),
+            Came::Frame(None) => self.unseen(core, what, VideoError::Ended),
         }
     }
 
     /// There is no picture of ours.
-    fn unseen(&mut self, core: &mut Core, cause: VideoError) {
-        tracing::warn!(%cause, "there is no picture of one's own");
-        self.camera = None;
-        core.hide_camera();
-        self.own_picture(OwnPicture::Failed(cause));
+    fn unseen(&mut self, core: &mut Core, what: Shown, cause: VideoError) {
+        tracing::warn!(%cause, ?what, "there is no picture of one's own");
+        self.own(what).camera = None;
+        core.hide(what);
+        let cause = if what == Shown::Screen { VideoError::NoScreen } else { cause };
+        self.say_own(what, OwnPicture::Failed(cause));
     }
 
-    fn own_picture(&self, own: OwnPicture) {
-        self.tell.send_if_modified(|v| std::mem::replace(&mut v.own_picture, own.clone()) != own);
+    fn say_own(&self, what: Shown, own: OwnPicture) {
+        self.tell.send_if_modified(|v| {
+            let place = match what {
+                Shown::Camera => &mut v.own_picture,
+                Shown::Screen => &mut v.own_screen,
+            };
+            std::mem::replace(place, own.clone()) != own
+        });
     }
 
     /// A frame of ours: to the unit, and to whoever draws it here.
-    fn taken(&self, core: &mut Core, frame: &Encoded) {
-        core.send_picture(Instant::now(), frame);
-        let own = own_picture(frame);
+    fn taken(&self, core: &mut Core, what: Shown, frame: &Encoded) {
+        core.send_picture(Instant::now(), what, frame);
+        let own = own_picture(frame, what == Shown::Screen);
         if self.wanted.contains_key(&own.source) {
             // Nobody takes them in time: they say so, and get a key frame.
             let _ = self.frames.try_send(own);
         }
+    }
+
+    /// So many bits a second go through: a screen, which is to be read, gets most of it.
+    fn carries(&self, bits: u64) {
+        let bits = bits.saturating_sub(SPEECH);
+        let face = if self.screen.camera.is_some() { bits / 4 } else { bits };
+        let rest = if self.camera.camera.is_some() { bits - face } else { bits };
+        self.camera.camera.iter().for_each(|c| c.set_rate(face));
+        self.screen.camera.iter().for_each(|c| c.set_rate(rest));
     }
 
     pub(super) async fn close(self, end: RoomEnd) {
@@ -225,7 +270,7 @@ impl Stay {
         RoomEnd::Lost
     }
 
-    /// Waits for something, and closes the camera at once when that is wanted meanwhile. Everything else is heard afterwards.
+    /// Waits for something, and closes camera or screen at once when that is wanted meanwhile. Everything else is heard afterwards.
     async fn meanwhile<T>(&mut self, what: impl Future<Output = T>, inbox: &mut mpsc::Receiver<Command>) -> T {
         let mut what = std::pin::pin!(what);
         loop {
@@ -233,8 +278,8 @@ impl Stay {
                 done = &mut what => return done,
                 command = inbox.recv(), if self.unheard.len() < QUEUE => match command {
                     Some(c) => {
-                        if matches!(c, Command::Camera(None)) {
-                            self.show(None);
+                        if let Command::Show(what, None) = c {
+                            self.show(what, None);
                         }
                         self.unheard.push_back(c);
                     }
@@ -261,8 +306,8 @@ impl Stay {
         let muted = self.switches.muted.load(Ordering::Relaxed);
         let mut core = Core::new([&sockets.locals(0), &sockets.locals(1)], keys, muted, rand::random(), Instant::now());
         core.want(self.wanted.clone());
-        if let Some(c) = &self.camera {
-            core.show_camera((c.width, c.height));
+        for (what, own) in [(Shown::Camera, &self.camera), (Shown::Screen, &self.screen)] {
+            own.camera.iter().for_each(|c| core.show(what, (c.width, c.height)));
         }
         let (url, token) = (self.url.clone(), self.token.clone());
         let mut signalling = match self.meanwhile(Box::pin(Signalling::connect(&url, &token, None)), inbox).await {
@@ -303,11 +348,8 @@ impl Stay {
                     let level = self.session.as_ref().map_or(0.0, |s| s.quality().borrow().level_in);
                     core.send_voice(Instant::now(), p.timestamp, &p.payload, level);
                 }
-                picture = next_picture(&mut self.camera) => match picture {
-                    Some(p) => self.taken(&mut core, &p),
-                    None => self.unseen(&mut core, VideoError::Ended),
-                },
-                camera = opened(&mut self.opening) => self.shown(&mut core, camera),
+                came = self.camera.next() => self.came(&mut core, Shown::Camera, came),
+                came = self.screen.next() => self.came(&mut core, Shown::Screen, came),
                 command = inbox.recv() => match command {
                     Some(Command::Leave) | None => break self.farewell(&mut core, &mut signalling, &sockets).await,
                     Some(c) => self.on_command(&mut core, c),
@@ -394,24 +436,28 @@ impl Stay {
                     s.tell(ToVoice::Setup(setup));
                 }
             }
-            Command::Camera(source) => {
+            Command::Show(what, source) => {
                 if source.is_none() {
-                    core.hide_camera();
+                    core.hide(what);
                 }
-                self.show(source);
+                self.show(what, source);
             }
             Command::Want(pictures) => {
-                let own = Source { identity: OWN.to_owned(), screen: false };
-                if pictures.contains_key(&own) && !self.wanted.contains_key(&own) {
-                    self.camera.iter().for_each(Camera::ask_for_key);
+                for (screen, own) in [(false, &self.camera), (true, &self.screen)] {
+                    let of = Source { identity: OWN.to_owned(), screen };
+                    if pictures.contains_key(&of) && !self.wanted.contains_key(&of) {
+                        own.camera.iter().for_each(Camera::ask_for_key);
+                    }
                 }
                 self.wanted.clone_from(&pictures);
                 self.wanted_at = Instant::now();
                 core.want(pictures);
             }
             Command::PicturesLost(of) => {
-                if of.as_ref().is_none_or(|o| o.identity == OWN) {
-                    self.camera.iter().for_each(Camera::ask_for_key);
+                for (screen, own) in [(false, &self.camera), (true, &self.screen)] {
+                    if of.as_ref().is_none_or(|o| o.identity == OWN && o.screen == screen) {
+                        own.camera.iter().for_each(Camera::ask_for_key);
+                    }
                 }
                 core.lose_pictures(of.as_ref());
             }
@@ -463,8 +509,8 @@ impl Stay {
                     self.switches.muted.store(true, Ordering::Relaxed);
                     self.tell.send_modify(|v| v.muted = true);
                 }
-                Out::KeyNeeded => self.camera.iter().for_each(Camera::ask_for_key),
-                Out::Carries(bits) => self.camera.iter().for_each(|c| c.set_rate(bits.saturating_sub(SPEECH))),
+                Out::KeyNeeded(what) => self.own(what).camera.iter().for_each(Camera::ask_for_key),
+                Out::Carries(bits) => self.carries(bits),
                 Out::Garbled(identity) => self.tell.send_modify(|v| v.garbled.push(identity)),
                 Out::Opens(identity) => self.tell.send_modify(|v| v.garbled.retain(|g| *g != identity)),
                 Out::Over(reason, then) => {

@@ -124,14 +124,15 @@ impl Peer {
         let servers = servers.into_iter();
         let servers = servers.map(|s| RTCIceServer { urls: s.urls, username: s.username, credential: s.credential }).collect();
         let gathering = Arc::new(Gathering { complete: watch::channel(false).0, described: AtomicBool::new(false) });
-        let theirs = Arc::new(pictures::Theirs::default());
+        let content = Arc::new(pictures::Content::default());
+        let theirs = Arc::new(pictures::Theirs::new(content.clone()));
         let policy = if config.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
         let bind = if config.bind.is_empty() { network::bind() } else { config.bind };
         let builder = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().with_ice_servers(servers).with_ice_transport_policy(policy).build())
             .with_media_engine(media)
             .with_setting_engine(settings)
-            .with_interceptor_registry(pictures::watch(configure_rtcp_reports(Registry::new()), on_event.clone()))
+            .with_interceptor_registry(pictures::watch(configure_rtcp_reports(Registry::new()), on_event.clone(), content.clone()))
             .with_handler(Arc::new(Handler { on_event: on_event.clone(), gathering: gathering.clone(), theirs: theirs.clone() }))
             .with_udp_addrs(bind);
         let runtime = config.runtime.unwrap_or_else(|| Arc::new(TokioRuntime));
@@ -146,7 +147,7 @@ impl Peer {
         let track = MediaStreamTrack::new("voice".into(), "voice".into(), "voice".into(), RtpCodecKind::Audio, vec![coding]);
         let track = Arc::new(TrackLocalStaticRTP::new(track));
         pc.add_track(track.clone() as Arc<dyn TrackLocal>).await.map_err(local)?;
-        let own = pictures::Own::new();
+        let own = pictures::Own::new(content);
         pc.add_track(own.track()).await.map_err(local)?;
         let tasks = vec![tokio::spawn(watch_network(on_event.clone())), tokio::spawn(report(Arc::downgrade(&pc), on_event))];
         let (sequence, offset) = (AtomicU16::new(rand::random()), rand::random());
@@ -206,6 +207,10 @@ impl Transport for Peer {
                 tracing::debug!(%cause, "an address of the other side was passed over");
             }
         }
+    }
+
+    fn is_screen(&self, screen: bool) {
+        self.own.is_screen(screen);
     }
 
     async fn send_picture(&self, timestamp: u32, last: bool, payload: Vec<u8>) {

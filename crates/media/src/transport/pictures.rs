@@ -23,8 +23,8 @@ use rtc::rtp_transceiver::rtp_sender::{
 };
 use rtc::sansio::Protocol;
 use rtc::shared::error::Error;
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use webrtc::media_stream::track_local::TrackLocal;
@@ -38,6 +38,9 @@ const PT_RTX: u8 = 97;
 const KEPT: u16 = 512;
 /// Packets that are sent again in a second: three times what a path loses that loses a third.
 const AGAIN: usize = 300;
+/// Says what a picture shows, in one byte: nought for a camera, one for a screen.
+const CONTENT_TYPE: &str = "http://www.webrtc.org/experiments/rtp-hdrext/video-content-type";
+const SCREEN: u8 = 1;
 /// The most the path is asked for: sound and retransmissions have to fit beside the picture.
 const MOST: f64 = RATE as f64 * 1_500.0;
 
@@ -62,21 +65,23 @@ pub(super) fn register(media: &mut MediaEngine) -> Result<(), TransportError> {
     let local = |e: Error| TransportError::Local(e.to_string());
     media.register_codec(vp8(), RtpCodecKind::Video).map_err(local)?;
     media.register_codec(codec("video/rtx", "apt=96", PT_RTX, &[]), RtpCodecKind::Video).map_err(local)?;
-    let uri = rtc::sdp::extmap::TRANSPORT_CC_URI.to_owned();
-    media.register_header_extension(RTCRtpHeaderExtensionCapability { uri }, RtpCodecKind::Video, None).map_err(local)
+    for uri in [rtc::sdp::extmap::TRANSPORT_CC_URI, CONTENT_TYPE] {
+        let capability = RTCRtpHeaderExtensionCapability { uri: uri.to_owned() };
+        media.register_header_extension(capability, RtpCodecKind::Video, None).map_err(local)?;
+    }
+    Ok(())
 }
 
 /// Who watches over the packets on their way. Sound is not reported on packet by packet: it is a small, constant part.
-pub(super) fn watch(registry: Registry, on_event: OnEvent) -> Registry {
+pub(super) fn watch(registry: Registry, on_event: OnEvent, content: Arc<Content>) -> Registry {
     let measure =
         Measure { estimator: Estimator::new(FIRST as f64, f64::from(LEAST) * 1_000.0, MOST), told: None, on_event: on_event.clone() };
     registry
         .with(Slot::CongestionControl, CongestionControlBuilder::new(measure).build())
         .with(Slot::TwccSender, TwccSenderBuilder::new().build())
-        .with(Slot::from(3_500), Limits::default())
+        .with(Slot::from(3_500), Asked::new(on_event, content))
         .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT).build())
         .with(Slot::TwccReceiver, TwccReceiverBuilder::new().build())
-        .with(Slot::from(14_000), KeyRequests { on_event, incoming: VecDeque::new(), outgoing: VecDeque::new() })
 }
 
 /// The estimate, told whenever it is another one.
@@ -104,16 +109,33 @@ impl BandwidthEstimator for Measure {
     }
 }
 
-/// Of what the other side asks for again, each number once and no more than a bad path loses: an asking is small, and its answer large.
+/// The two sides' content type of pictures: a screen, or a camera. Shared between the stack's packets and whoever sends and reads them.
 #[derive(Default)]
-struct Limits {
+pub(super) struct Content {
+    own: AtomicBool,
+    theirs: AtomicBool,
+}
+
+/// What the two sides ask of each other, and say of their pictures: hears when a key frame is asked for (PLI and FIR, RFC 4585 and RFC
+/// 5104); of what is asked for again, each number is answered once and no more than a bad path loses (an asking is small, its answer
+/// large); and marks packets of a screen ([`CONTENT_TYPE`]).
+struct Asked {
+    on_event: OnEvent,
+    content: Arc<Content>,
+    /// The mark's number, by stream.
+    marks: HashMap<u32, u8>,
     second: Option<Instant>,
     answered: usize,
     incoming: VecDeque<TaggedPacket>,
     outgoing: VecDeque<TaggedPacket>,
 }
 
-impl Limits {
+impl Asked {
+    fn new(on_event: OnEvent, content: Arc<Content>) -> Self {
+        let (incoming, outgoing) = (VecDeque::new(), VecDeque::new());
+        Self { on_event, content, marks: HashMap::new(), second: None, answered: 0, incoming, outgoing }
+    }
+
     /// The numbers of an asking that are answered.
     fn answer(&mut self, now: Instant, asked: &TransportLayerNack) -> Vec<u16> {
         if self.second.is_none_or(|s| now.saturating_duration_since(s) >= Duration::from_secs(1)) {
@@ -124,9 +146,14 @@ impl Limits {
         self.answered += numbers.len();
         numbers
     }
+
+    fn bind(&mut self, stream: &StreamInfo) {
+        let mark = stream.rtp_header_extensions.iter().find(|e| e.uri == CONTENT_TYPE).and_then(|e| u8::try_from(e.id).ok());
+        self.marks.extend(mark.map(|m| (stream.ssrc, m)));
+    }
 }
 
-impl Protocol<TaggedPacket, TaggedPacket, ()> for Limits {
+impl Protocol<TaggedPacket, TaggedPacket, ()> for Asked {
     type Rout = TaggedPacket;
     type Wout = TaggedPacket;
     type Eout = ();
@@ -134,13 +161,26 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Limits {
     type Time = Instant;
 
     fn handle_read(&mut self, mut msg: TaggedPacket) -> Result<(), Error> {
-        if let Packet::Rtcp(packets) = &mut msg.message.packet {
-            let now = msg.now;
-            for p in packets.iter_mut() {
-                let Some(asked) = p.as_any().downcast_ref::<TransportLayerNack>() else { continue };
-                let nacks = nack_pairs_from_sequence_numbers(&self.answer(now, asked));
-                *p = Box::new(TransportLayerNack { nacks, ..asked.clone() });
+        let now = msg.now;
+        match &mut msg.message.packet {
+            Packet::Rtcp(packets) => {
+                for p in packets.iter_mut() {
+                    if p.as_any().is::<PictureLossIndication>() || p.as_any().is::<FullIntraRequest>() {
+                        (self.on_event)(TransportEvent::KeyWanted);
+                    }
+                    let Some(asked) = p.as_any().downcast_ref::<TransportLayerNack>() else { continue };
+                    let nacks = nack_pairs_from_sequence_numbers(&self.answer(now, asked));
+                    *p = Box::new(TransportLayerNack { nacks, ..asked.clone() });
+                }
             }
+            Packet::Rtp(p) => {
+                // One that is sent again has none: as it was.
+                let mark = self.marks.get(&p.header.ssrc).and_then(|id| p.header.get_extension(*id));
+                if let Some(kind) = mark.as_ref().and_then(|m| m.first()) {
+                    self.content.theirs.store(kind & SCREEN != 0, Ordering::Relaxed);
+                }
+            }
+            _ => {}
         }
         self.incoming.push_back(msg);
         Ok(())
@@ -150,52 +190,13 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Limits {
         self.incoming.pop_front()
     }
 
-    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Error> {
-        self.outgoing.push_back(msg);
-        Ok(())
-    }
-
-    fn poll_write(&mut self) -> Option<TaggedPacket> {
-        self.outgoing.pop_front()
-    }
-}
-
-impl Interceptor for Limits {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
-}
-
-/// Hears when the other side asks for a key frame (PLI and FIR, RFC 4585 and RFC 5104).
-struct KeyRequests {
-    on_event: OnEvent,
-    incoming: VecDeque<TaggedPacket>,
-    outgoing: VecDeque<TaggedPacket>,
-}
-
-impl Protocol<TaggedPacket, TaggedPacket, ()> for KeyRequests {
-    type Rout = TaggedPacket;
-    type Wout = TaggedPacket;
-    type Eout = ();
-    type Error = Error;
-    type Time = Instant;
-
-    fn handle_read(&mut self, msg: TaggedPacket) -> Result<(), Error> {
-        if let Packet::Rtcp(packets) = &msg.message.packet
-            && packets.iter().any(|p| p.as_any().is::<PictureLossIndication>() || p.as_any().is::<FullIntraRequest>())
+    fn handle_write(&mut self, mut msg: TaggedPacket) -> Result<(), Error> {
+        if let Packet::Rtp(p) = &mut msg.message.packet
+            && let Some(id) = self.marks.get(&p.header.ssrc)
         {
-            (self.on_event)(TransportEvent::KeyWanted);
+            let kind = if self.content.own.load(Ordering::Relaxed) { &[SCREEN] } else { &[0] };
+            p.header.set_extension(*id, kind.as_slice().into())?;
         }
-        self.incoming.push_back(msg);
-        Ok(())
-    }
-
-    fn poll_read(&mut self) -> Option<TaggedPacket> {
-        self.incoming.pop_front()
-    }
-
-    fn handle_write(&mut self, msg: TaggedPacket) -> Result<(), Error> {
         self.outgoing.push_back(msg);
         Ok(())
     }
@@ -205,11 +206,22 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for KeyRequests {
     }
 }
 
-impl Interceptor for KeyRequests {
-    fn bind_local_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
-    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
-    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
+impl Interceptor for Asked {
+    fn bind_local_stream(&mut self, stream: &StreamInfo) {
+        self.bind(stream);
+    }
+
+    fn unbind_local_stream(&mut self, stream: &StreamInfo) {
+        self.marks.remove(&stream.ssrc);
+    }
+
+    fn bind_remote_stream(&mut self, stream: &StreamInfo) {
+        self.bind(stream);
+    }
+
+    fn unbind_remote_stream(&mut self, stream: &StreamInfo) {
+        self.marks.remove(&stream.ssrc);
+    }
 }
 
 /// Our pictures.
@@ -218,10 +230,11 @@ pub(super) struct Own {
     ssrc: u32,
     sequence: AtomicU16,
     offset: u32,
+    content: Arc<Content>,
 }
 
 impl Own {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(content: Arc<Content>) -> Self {
         let (ssrc, rtx) = (rand::random(), rand::random());
         let rtx = Some(RTCRtpRtxParameters { ssrc: rtx });
         let coding = RTCRtpEncodingParameters {
@@ -231,11 +244,15 @@ impl Own {
         };
         let track = MediaStreamTrack::new("picture".into(), "picture".into(), "picture".into(), RtpCodecKind::Video, vec![coding]);
         let track = Arc::new(TrackLocalStaticRTP::new(track));
-        Self { track, ssrc, sequence: AtomicU16::new(rand::random()), offset: rand::random() }
+        Self { track, ssrc, sequence: AtomicU16::new(rand::random()), offset: rand::random(), content }
     }
 
     pub(super) fn track(&self) -> Arc<dyn TrackLocal> {
         self.track.clone()
+    }
+
+    pub(super) fn is_screen(&self, screen: bool) {
+        self.content.own.store(screen, Ordering::Relaxed);
     }
 
     pub(super) async fn send(&self, timestamp: u32, last: bool, payload: Vec<u8>) {
@@ -255,12 +272,18 @@ impl Own {
 }
 
 /// Their pictures, once there are some.
-#[derive(Default)]
-pub(super) struct Theirs(Mutex<Option<(Arc<dyn TrackRemote>, u32)>>);
+pub(super) struct Theirs {
+    track: Mutex<Option<(Arc<dyn TrackRemote>, u32)>>,
+    content: Arc<Content>,
+}
 
 impl Theirs {
+    pub(super) fn new(content: Arc<Content>) -> Self {
+        Self { track: Mutex::default(), content }
+    }
+
     fn track(&self) -> Option<(Arc<dyn TrackRemote>, u32)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.track.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn say(&self, what: impl FnOnce(u32) -> Box<dyn rtc::rtcp::Packet>) {
@@ -292,7 +315,7 @@ impl Theirs {
                 continue;
             }
             if stream.replace(p.header.ssrc) != Some(p.header.ssrc) {
-                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((track.clone(), p.header.ssrc));
+                *self.track.lock().unwrap_or_else(PoisonError::into_inner) = Some((track.clone(), p.header.ssrc));
             }
             let seq = counted(newest, p.header.sequence_number);
             newest = newest.max(Some(seq));
@@ -300,6 +323,7 @@ impl Theirs {
                 seq,
                 timestamp: p.header.timestamp,
                 last: p.header.marker,
+                screen: self.content.theirs.load(Ordering::Relaxed),
                 payload: p.payload.to_vec(),
             }));
         }
@@ -322,7 +346,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_again_is_answered_once_and_within_limits() {
-        let (mut l, now) = (Limits::default(), Instant::now());
+        let (mut l, now) = (Asked::new(Arc::new(|_| {}), Arc::default()), Instant::now());
         let ask = |pairs: Vec<(u16, u16)>| TransportLayerNack {
             sender_ssrc: 1,
             media_ssrc: 1,

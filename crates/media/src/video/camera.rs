@@ -97,7 +97,7 @@ mod native {
         // Its size is certain with the first whole frame only.
         let until = Instant::now() + WAIT;
         loop {
-            match live.next().map(|_| ()) {
+            match live.next() {
                 Ok(()) => return Ok(Box::new(live)),
                 Err(cause) if Instant::now() > until => return Err(cause),
                 Err(_) => {}
@@ -122,7 +122,11 @@ mod native {
             true
         }
 
-        fn next(&mut self) -> Result<&[u8], VideoError> {
+        fn frame(&self) -> &[u8] {
+            &self.frame.bytes
+        }
+
+        fn next(&mut self) -> Result<(), VideoError> {
             let taken = self.camera.frame().map_err(|e| device(&e))?;
             let layout = match taken.source_frame_format() {
                 FrameFormat::YUYV => Layout::Yuyv,
@@ -133,7 +137,7 @@ mod native {
             };
             let size = (taken.resolution().width(), taken.resolution().height());
             self.frame = I420::of(layout, size, taken.buffer())?.within(MOST);
-            Ok(&self.frame.bytes)
+            Ok(())
         }
     }
 }

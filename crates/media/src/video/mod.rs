@@ -1,6 +1,6 @@
 //! Pictures to packets: a source of frames, VP8, and its packets.
 //!
-//! * [`camera`]: the cameras of this machine; [`convert`]: what they deliver, as encoders take it.
+//! * [`camera`]: the cameras of this machine; [`screen`]: its screens and windows; [`convert`]: what they deliver, as encoders take it.
 //! * [`estimate`]: how much a path carries.
 //! * [`ivf`]: what came, in a file.
 //! * [`source`]: where frames come from.
@@ -13,6 +13,7 @@ pub mod convert;
 pub mod estimate;
 pub mod ivf;
 pub mod packet;
+pub mod screen;
 pub mod source;
 pub mod vp8;
 
@@ -28,6 +29,12 @@ use vp8::Encoder;
 const QUEUE: usize = 8;
 /// The most a picture gets, in kb/s, and what it begins with: enough for 640 × 360.
 pub(crate) const RATE: u32 = 700;
+/// The same for a screen, whose letters are to be read.
+const SCREEN_RATE: u32 = 1_500;
+/// Frames of a screen that are sent after one that moved, each better than the one before; then it rests.
+const BETTER: u32 = 8;
+/// A screen that rests is sent this often all the same: who watches sees that it is there.
+const RESTS: Duration = Duration::from_secs(1);
 /// What a path is thought to carry before anything is known, in bits a second.
 pub(crate) const FIRST: u64 = 450_000;
 /// Below the first a picture is sent at half its sides, above the second at its own again: few good points are seen better than many
@@ -47,8 +54,11 @@ pub enum VideoError {
     /// There is no camera.
     #[error("there is no camera")]
     NoCamera,
+    /// There is no such screen or window.
+    #[error("there is no such screen or window")]
+    NoScreen,
     /// The device refuses or was pulled out.
-    #[error("the camera does not work: {0}")]
+    #[error("the device does not work: {0}")]
     Device(String),
     /// The source has no more frames.
     #[error("the pictures have ended")]
@@ -77,7 +87,8 @@ struct Wishes {
     stop: AtomicBool,
 }
 
-/// Frames of a device that cannot be used, one after the other, before it is given up: at the start and on a bad cable there are some.
+/// Frames of a device that cannot be used, one after the other, before it is given up: at the start, on a bad cable, and while a window
+/// changes its size there are some.
 const BAD: u32 = 30;
 
 /// The clock of all pictures: a camera that is closed and opened again goes on where time is, not at nought.
@@ -111,7 +122,8 @@ impl Camera {
         let (shared, source) = (wishes.clone(), source.clone());
         // The system's cameras stay in the thread that opened them.
         let run = move || {
-            let ready = source.open().and_then(|f| Ok((Scaled::new(f.width(), f.height())?, f)));
+            let screen = matches!(source, Source::Screen(_));
+            let ready = source.open().and_then(|f| Ok((Scaled::new(f.width(), f.height(), screen)?, f)));
             let (encoder, frames) = match ready {
                 Ok(r) => r,
                 // Whoever asked may have gone.
@@ -141,39 +153,54 @@ impl Camera {
 
     /// The path carries so much, in bits a second.
     pub fn set_rate(&self, bits: u64) {
-        let rate = u32::try_from(bits / 1_000).unwrap_or(RATE).clamp(LEAST, RATE);
-        self.wishes.rate.store(rate, Ordering::Relaxed);
+        self.wishes.rate.store(u32::try_from(bits / 1_000).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
-/// An encoder of the size that fits the rate.
+/// An encoder of the size that fits the frames and the rate. Of a screen the size stays: small letters cannot be read.
 struct Scaled {
     encoder: Encoder,
     width: u32,
     height: u32,
     rate: u32,
     small: bool,
+    screen: bool,
 }
 
 impl Scaled {
-    fn new(width: u32, height: u32) -> Result<Self, VideoError> {
-        Ok(Self { encoder: Encoder::new(width, height, RATE)?, width, height, rate: RATE, small: false })
+    fn new(width: u32, height: u32, screen: bool) -> Result<Self, VideoError> {
+        let rate = if screen { SCREEN_RATE } else { RATE };
+        Ok(Self { encoder: Encoder::new(width, height, rate, screen)?, width, height, rate, small: false, screen })
     }
 
     /// Follows the rate; what changes little is left.
     fn set_rate(&mut self, rate: u32) -> Result<(), VideoError> {
-        if rate == 0 || rate.abs_diff(self.rate) * 10 <= self.rate {
+        let rate = if rate == 0 { self.rate } else { rate.clamp(LEAST, if self.screen { SCREEN_RATE } else { RATE }) };
+        if rate.abs_diff(self.rate) * 10 <= self.rate {
             return Ok(());
         }
         self.rate = rate;
-        let small = self.height >= TALL && rate < if self.small { SMALL.1 } else { SMALL.0 };
+        let small = !self.screen && self.height >= TALL && rate < if self.small { SMALL.1 } else { SMALL.0 };
         if small == self.small {
             return self.encoder.set_rate(rate);
         }
         self.small = small;
-        // Its first frame is a key frame.
-        let by = if small { 2 } else { 1 };
-        self.encoder = Encoder::new((self.width / by) & !1, (self.height / by) & !1, rate)?;
+        self.fresh()
+    }
+
+    /// Follows the size of the frames.
+    fn set_size(&mut self, (width, height): (u32, u32)) -> Result<(), VideoError> {
+        if (width, height) == (self.width, self.height) {
+            return Ok(());
+        }
+        (self.width, self.height, self.small) = (width, height, self.small && height >= TALL);
+        self.fresh()
+    }
+
+    /// Another encoder. Its first frame is a key frame.
+    fn fresh(&mut self) -> Result<(), VideoError> {
+        let by = if self.small { 2 } else { 1 };
+        self.encoder = Encoder::new((self.width / by) & !1, (self.height / by) & !1, self.rate, self.screen)?;
         Ok(())
     }
 
@@ -190,6 +217,7 @@ fn run(mut frames: Box<dyn Frames>, mut encoder: Scaled, wishes: &Wishes, to: &m
     let every = Duration::from_secs(1) / frames.rate().max(1);
     let mut due = Instant::now();
     let mut bad = 0;
+    let (mut rests, mut sent) = (0, clock());
     // The first frame is one anyway.
     let mut key = true;
     while !wishes.stop.load(Ordering::Relaxed) {
@@ -198,20 +226,26 @@ fn run(mut frames: Box<dyn Frames>, mut encoder: Scaled, wishes: &Wishes, to: &m
         }
         // A machine that was asleep does not make up for it.
         due = (due + every).max(Instant::now());
-        let live = frames.is_live();
-        let frame = match frames.next() {
-            Ok(frame) => frame,
-            Err(cause) if live && bad < BAD => {
+        match frames.next() {
+            Ok(()) => {}
+            Err(cause @ VideoError::Device(_)) if bad < BAD => {
                 tracing::debug!(%cause, "a frame was passed over");
                 bad += 1;
                 continue;
             }
             Err(cause) => return Err(cause),
-        };
+        }
         bad = 0;
-        encoder.set_rate(wishes.rate.load(Ordering::Relaxed))?;
         key |= wishes.key.swap(false, Ordering::Relaxed);
         let at = clock();
+        rests = if frames.changed() { 0 } else { rests + 1 };
+        if rests > BETTER && !key && at.saturating_sub(sent) < RESTS {
+            continue;
+        }
+        sent = at;
+        let frame = frames.frame();
+        encoder.set_size((frames.width(), frames.height()))?;
+        encoder.set_rate(wishes.rate.load(Ordering::Relaxed))?;
         let Some((bytes, is_key)) = encoder.encode(frame, at, key)? else { continue };
         // 32 bits, and over.
         #[allow(clippy::cast_possible_truncation)]
@@ -249,7 +283,7 @@ mod tests {
 
     #[test]
     fn at_a_low_rate_a_picture_is_small_and_whole() {
-        let mut e = Scaled::new(640, 360).unwrap();
+        let mut e = Scaled::new(640, 360, false).unwrap();
         let frame = [vec![90; 640 * 360], vec![120; 640 * 180]].concat();
         let mut at = Duration::ZERO;
         let mut size = |rate: u32| {

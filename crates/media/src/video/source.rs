@@ -1,6 +1,6 @@
-//! Where frames come from: cameras, and a film for scripts and tests.
+//! Where frames come from: cameras, screens and windows, and a film for scripts and tests.
 
-use super::{VideoError, camera};
+use super::{VideoError, camera, screen};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ const SIDE: u32 = 1_920;
 pub enum Source {
     /// The camera of this name, or any.
     Camera(Option<String>),
+    /// The screen or window of this id ([`screen::devices`]).
+    Screen(String),
     /// A film without compression (YUV4MPEG2, 4:2:0), over and over.
     File(PathBuf),
 }
@@ -22,6 +24,7 @@ impl Source {
     pub fn open(&self) -> Result<Box<dyn Frames>, VideoError> {
         match self {
             Self::Camera(name) => camera::open(name.as_deref()),
+            Self::Screen(id) => screen::open(id),
             Self::File(path) => Ok(Box::new(Film::open(path)?)),
         }
     }
@@ -29,18 +32,24 @@ impl Source {
 
 /// Frames, one after the other, each as I420: all of Y, then U and V at half the size.
 pub trait Frames {
-    /// Points across; even.
+    /// Points across, of the frame that came last; even.
     fn width(&self) -> u32;
-    /// Points down; even.
+    /// Points down, of the frame that came last; even.
     fn height(&self) -> u32;
+    /// The frame that came last is another one than the one before.
+    fn changed(&self) -> bool {
+        true
+    }
     /// Frames a second.
     fn rate(&self) -> u32;
     /// The next one comes when it is there, not when it is asked for.
     fn is_live(&self) -> bool {
         false
     }
-    /// The next one.
-    fn next(&mut self) -> Result<&[u8], VideoError>;
+    /// Takes the next one.
+    fn next(&mut self) -> Result<(), VideoError>;
+    /// The one that came last.
+    fn frame(&self) -> &[u8];
 }
 
 struct Film {
@@ -126,13 +135,17 @@ impl Frames for Film {
         self.rate
     }
 
-    fn next(&mut self) -> Result<&[u8], VideoError> {
+    fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    fn next(&mut self) -> Result<(), VideoError> {
         let again = |s: &mut Self| -> std::io::Result<bool> {
             s.file.seek(SeekFrom::Start(s.begin))?;
             s.read()
         };
         match self.read().and_then(|more| if more { Ok(true) } else { again(self) }) {
-            Ok(true) => Ok(&self.frame),
+            Ok(true) => Ok(()),
             Ok(false) => Err(unusable(&self.path, "it has no frames")),
             Err(cause) => Err(unusable(&self.path, cause)),
         }
@@ -162,7 +175,12 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut frames = Source::File(film(dir.path(), 3)).open().unwrap();
         assert_eq!((frames.width(), frames.height(), frames.rate()), (64, 32, 25));
-        let first: Vec<u8> = (0..7).map(|_| *frames.next().unwrap().first().unwrap()).collect();
+        let first: Vec<u8> = (0..7)
+            .map(|_| {
+                frames.next().unwrap();
+                *frames.frame().first().unwrap()
+            })
+            .collect();
         assert_eq!(first, [0, 10, 20, 0, 10, 20, 0]);
     }
 

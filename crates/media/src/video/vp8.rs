@@ -29,8 +29,8 @@ fn check(what: &'static str, code: vpx::vpx_codec_err_t) -> Result<(), VideoErro
 }
 
 impl Encoder {
-    /// For frames of this size, which is even, at so many kb/s.
-    pub fn new(width: u32, height: u32, rate: u32) -> Result<Self, VideoError> {
+    /// For frames of this size, which is even, at so many kb/s; of a camera, or of a `screen`.
+    pub fn new(width: u32, height: u32, rate: u32, screen: bool) -> Result<Self, VideoError> {
         // SAFETY: the interface is a static of libvpx. The configuration is read only after libvpx has filled all of it, the context
         // only after it was initialized; on failure neither is used. Enums in both hold what the library of this very version wrote.
         unsafe {
@@ -66,6 +66,7 @@ impl Encoder {
             this.control(vpx::vp8e_enc_control_id::VP8E_SET_CPUUSED, SPEED)?;
             this.control(vpx::vp8e_enc_control_id::VP8E_SET_STATIC_THRESHOLD, 1)?;
             this.control(vpx::vp8e_enc_control_id::VP8E_SET_NOISE_SENSITIVITY, 0)?;
+            this.control(vpx::vp8e_enc_control_id::VP8E_SET_SCREEN_CONTENT_MODE, screen.into())?;
             // A key frame is at most this many hundredths of an average frame: a burst is a delay.
             this.control(vpx::vp8e_enc_control_id::VP8E_SET_MAX_INTRA_BITRATE_PCT, 600)?;
             Ok(this)
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn frames_are_vp8_key_frames_come_when_asked_and_the_rate_is_kept() {
-        let mut e = Encoder::new(320, 180, 200).unwrap();
+        let mut e = Encoder::new(320, 180, 200, false).unwrap();
         let (mut bytes, mut keys) = (0, Vec::new());
         for n in 0..250 {
             let at = Duration::from_millis(40) * u32::try_from(n).unwrap();
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_is_encoded_is_seen_again() {
-        let (mut e, mut d) = (Encoder::new(320, 180, 400).unwrap(), Decoder::new().unwrap());
+        let (mut e, mut d) = (Encoder::new(320, 180, 400, false).unwrap(), Decoder::new().unwrap());
         for n in 0..20 {
             let at = Duration::from_millis(40) * u32::try_from(n).unwrap();
             let Some((frame, _)) = e.encode(&picture(n), at, n == 0).unwrap() else { continue };

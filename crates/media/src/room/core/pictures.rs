@@ -1,10 +1,11 @@
-//! Pictures of a participant: those of others that are drawn here, and our own camera.
+//! Pictures of a participant: those of others that are drawn here, and our own camera and screen.
 
 use super::{Core, MediaOf, Out, Request, Which};
 use crate::room::frames::Kind;
 use crate::room::video::{self, Assembler};
 use crate::video::{Encoded, packet};
 use livekit_protocol as proto;
+use sc_calls::Shown;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 use str0m::media::{KeyframeRequestKind, Mid, Pt};
@@ -32,8 +33,8 @@ pub struct Picture {
     pub frame: Vec<u8>,
 }
 
-/// Our own camera.
-pub(super) struct OwnCamera {
+/// A picture of our own.
+pub(super) struct OwnTrack {
     pub(super) cid: String,
     pub(super) size: (u32, u32),
     pub(super) asked: bool,
@@ -56,60 +57,75 @@ pub(super) struct Incoming {
     frames: Assembler,
 }
 
+fn name_of(what: Shown) -> &'static str {
+    match what {
+        Shown::Camera => "camera",
+        Shown::Screen => "screen",
+    }
+}
+
 pub(super) fn is_screen(track: &proto::TrackInfo) -> bool {
     track.source() == proto::TrackSource::ScreenShare
 }
 
 impl Core {
-    /// Shows the camera, whose pictures are so large, from the moment media flows. Once it is known to the unit it is only hidden and
-    /// shown again.
-    pub fn show_camera(&mut self, size: (u32, u32)) {
-        if let Some(camera) = &mut self.camera {
-            (camera.hidden, camera.cut) = (false, true);
+    /// Shows the camera or a screen, whose pictures are so large, from the moment media flows. Once it is known to the unit it is only
+    /// hidden and shown again.
+    pub fn show(&mut self, what: Shown, size: (u32, u32)) {
+        if let Some(own) = self.shown.get_mut(&what) {
+            (own.hidden, own.cut) = (false, true);
         } else {
-            let cid = format!("camera-{}", self.cid);
+            let cid = format!("{}-{}", name_of(what), self.cid);
             let (track, media) = (None, None);
             let (asked, ready, cut, hidden) = (false, false, false, false);
-            self.camera = Some(OwnCamera { cid, size, asked, track, media, ready, cut, hidden, sequence: 1_000, picture: 0 });
+            self.shown.insert(what, OwnTrack { cid, size, asked, track, media, ready, cut, hidden, sequence: 1_000, picture: 0 });
         }
-        self.publish_camera();
-        self.tell_hidden();
+        self.publish_pictures();
+        self.tell_hidden(what);
+        self.wish_for_rate();
     }
 
     /// Shows it no longer.
-    pub fn hide_camera(&mut self) {
-        if let Some(camera) = self.camera.as_mut().filter(|c| !c.hidden) {
-            camera.hidden = true;
-            self.tell_hidden();
+    pub fn hide(&mut self, what: Shown) {
+        if let Some(own) = self.shown.get_mut(&what).filter(|c| !c.hidden) {
+            own.hidden = true;
+            self.tell_hidden(what);
+            self.wish_for_rate();
         }
     }
 
-    /// Tells the unit whether the camera is hidden, once it knows the camera.
-    pub(super) fn tell_hidden(&mut self) {
-        let Some((Some(sid), muted)) = self.camera.as_ref().map(|c| (c.track.clone(), c.hidden)) else { return };
+    /// How much of the path we would like to have.
+    fn wish_for_rate(&mut self) {
+        let screen = self.shown.get(&Shown::Screen).is_some_and(|s| !s.hidden);
+        self.publisher.rtc.bwe().set_bitrate(super::LEAST, if screen { super::DESIRED_SCREEN } else { super::DESIRED });
+    }
+
+    /// Tells the unit whether it is hidden, once it knows it.
+    pub(super) fn tell_hidden(&mut self, what: Shown) {
+        let Some((Some(sid), muted)) = self.shown.get(&what).map(|c| (c.track.clone(), c.hidden)) else { return };
         self.say(Request::Mute(proto::MuteTrackRequest { sid, muted }));
     }
 
-    /// A frame of our own camera.
-    pub fn send_picture(&mut self, now: Instant, picture: &Encoded) {
+    /// A frame of our own.
+    pub fn send_picture(&mut self, now: Instant, what: Shown, picture: &Encoded) {
         let identity = self.own.as_ref().map(|o| o.identity.clone()).unwrap_or_default();
-        let Some(camera) = self.camera.as_mut().filter(|c| !c.hidden) else { return };
-        let media = camera.media.filter(|_| self.publisher.up && camera.ready);
-        if media.is_some() && camera.cut && !picture.key {
-            self.out.push_back(Out::KeyNeeded);
+        let Some(own) = self.shown.get_mut(&what).filter(|c| !c.hidden) else { return };
+        let media = own.media.filter(|_| self.publisher.up && own.ready);
+        if media.is_some() && own.cut && !picture.key {
+            self.out.push_back(Out::KeyNeeded(what));
             return;
         }
         let iv = self.iv.next();
         let sealed = media.and_then(|m| Some((m, self.keys.seal(Kind::Vp8, &identity, &picture.bytes, iv, now)?)));
-        camera.cut = sealed.is_none();
+        own.cut = sealed.is_none();
         let Some(((mid, pt), sealed)) = sealed else { return };
-        camera.picture = camera.picture.wrapping_add(1) & 0x7fff;
-        let mut parts = packet::packets(&sealed, camera.picture).peekable();
+        own.picture = own.picture.wrapping_add(1) & 0x7fff;
+        let mut parts = packet::packets(&sealed, own.picture).peekable();
         let mut writes = Vec::new();
         while let Some(part) = parts.next() {
-            camera.sequence += 1;
+            own.sequence += 1;
             writes.push(
-                RtpWrite::new(pt, camera.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true),
+                RtpWrite::new(pt, own.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true),
             );
         }
         for write in writes {
@@ -120,6 +136,12 @@ impl Core {
             });
         }
         self.settle(now);
+    }
+
+    /// Somebody cannot begin without a key frame of the picture in this section.
+    pub(super) fn key_needed(&mut self, mid: Mid) {
+        let what = self.shown.iter().find(|(_, own)| own.media.is_some_and(|(m, _)| m == mid)).map(|(what, _)| *what);
+        self.out.extend(what.map(Out::KeyNeeded));
     }
 
     /// These pictures are drawn now, in so many points across and down; no others come.
@@ -154,26 +176,34 @@ impl Core {
         }
     }
 
-    /// Tells the unit of the camera, once media flows: the first offer is answered by then.
+    /// Tells the unit of our pictures, once media flows: the first offer is answered by then.
     #[allow(deprecated)] // The layer's size is what the unit chooses by.
-    pub(super) fn publish_camera(&mut self) {
+    pub(super) fn publish_pictures(&mut self) {
         let up = self.told_up;
-        let Some(camera) = self.camera.as_mut().filter(|c| up && !c.asked && !c.hidden) else { return };
-        camera.asked = true;
-        let (width, height) = camera.size;
-        let layer = proto::VideoLayer { quality: proto::VideoQuality::High as i32, width, height, ..Default::default() };
-        let request = proto::AddTrackRequest {
-            cid: camera.cid.clone(),
-            name: "camera".into(),
-            r#type: proto::TrackType::Video as i32,
-            source: proto::TrackSource::Camera as i32,
-            width,
-            height,
-            layers: vec![layer],
-            encryption: proto::encryption::Type::Gcm as i32,
-            ..Default::default()
-        };
-        self.say(Request::AddTrack(request));
+        let mut requests = Vec::new();
+        for (what, own) in self.shown.iter_mut().filter(|(_, c)| up && !c.asked && !c.hidden) {
+            own.asked = true;
+            let (width, height) = own.size;
+            let layer = proto::VideoLayer { quality: proto::VideoQuality::High as i32, width, height, ..Default::default() };
+            let source = match what {
+                Shown::Camera => proto::TrackSource::Camera,
+                Shown::Screen => proto::TrackSource::ScreenShare,
+            };
+            requests.push(proto::AddTrackRequest {
+                cid: own.cid.clone(),
+                name: name_of(*what).into(),
+                r#type: proto::TrackType::Video as i32,
+                source: source as i32,
+                width,
+                height,
+                layers: vec![layer],
+                encryption: proto::encryption::Type::Gcm as i32,
+                ..Default::default()
+            });
+        }
+        for request in requests {
+            self.say(Request::AddTrack(request));
+        }
     }
 
     /// Tells the unit which pictures are drawn here, and how large; only what is new to it.
