@@ -252,6 +252,8 @@ impl App {
             other @ (Command::StartCall { .. }
             | Command::AcceptCall { .. }
             | Command::CallCamera { .. }
+            | Command::CallScreen { .. }
+            | Command::Screens
             | Command::HangUp
             | Command::MuteCall { .. }
             | Command::CurrentCall
@@ -264,6 +266,7 @@ impl App {
             | Command::LeaveRoom
             | Command::MuteRoom { .. }
             | Command::RoomCamera { .. }
+            | Command::RoomScreen { .. }
             | Command::RaiseHand { .. }
             | Command::RoomChat { .. }
             | Command::ShowPictures { .. }

@@ -262,6 +262,13 @@ pub enum Command {
         /// Show.
         on: bool,
     },
+    /// Shows a screen or a window in the call, in the place of this side, or none any more. Nothing.
+    CallScreen {
+        /// Its id, of `screens`.
+        source: Option<String>,
+    },
+    /// `ScreenView[]`: what can be shown.
+    Screens,
     /// `CallView | null`.
     CurrentCall,
     /// `AudioDevicesView`.
@@ -314,6 +321,11 @@ pub enum Command {
     RoomCamera {
         /// Show.
         on: bool,
+    },
+    /// Shows a screen or a window in the room, or none any more. Nothing.
+    RoomScreen {
+        /// Its id, of `screens`.
+        source: Option<String>,
     },
     /// Raises the hand, or takes it down. Nothing.
     RaiseHand {

@@ -6,7 +6,7 @@ pub mod room;
 
 pub use build::{Names, conversation, list_item, others_read, row, safety, state_name};
 pub(crate) use call::own_trouble;
-pub use call::{AudioDeviceView, AudioDevicesView, CallView, QualityView};
+pub use call::{AudioDeviceView, AudioDevicesView, CallView, QualityView, ScreenView};
 pub use room::{InsideView, MeetingView, RoomLineView, RoomPersonView, RoomView, WaitingView};
 
 use crate::settings::Settings;

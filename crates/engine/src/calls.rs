@@ -138,6 +138,11 @@ impl Engine {
         self.calls().person(Input::Camera(on)).await
     }
 
+    /// Shows a screen, another one, or none any more.
+    pub async fn call_screen(&self, on: bool) -> EngineResult<()> {
+        self.calls().person(Input::Screen(on)).await
+    }
+
     /// The present call, or the one that has just ended.
     #[must_use]
     pub fn call(&self) -> Option<CallState> {

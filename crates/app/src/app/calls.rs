@@ -5,7 +5,7 @@ use crate::AppError;
 use crate::command::{AppEvent, Command};
 use crate::settings::Settings;
 use crate::view::own_trouble;
-use crate::view::{AudioDeviceView, AudioDevicesView, CallView, QualityView};
+use crate::view::{AudioDeviceView, AudioDevicesView, CallView, QualityView, ScreenView};
 use sc_engine::call::{CallState, EndCause, Phase};
 use sc_engine::{Engine, WeakEngine};
 use sc_media::audio::device::{Device, Devices};
@@ -14,7 +14,7 @@ use sc_media::pictures::{OwnPicture, PictureState, Preview};
 use sc_media::ring::{Ring, Tone};
 use sc_media::transport::IceServer;
 use sc_media::transport::relay::web_tls;
-use sc_media::video::camera;
+use sc_media::video::{camera, screen};
 use sc_media::video::source::Source;
 use sc_media::{IceSource, Media, MediaOptions};
 use sc_protocol::rest::IceServers;
@@ -106,6 +106,18 @@ impl App {
             Command::CallCamera { on } => {
                 e.call_camera(on).await?;
                 Ok(Value::Null)
+            }
+            Command::CallScreen { source } => {
+                let on = source.is_some();
+                if let Some(id) = source {
+                    self.media()?.set_screen(Source::Screen(id));
+                }
+                e.call_screen(on).await?;
+                Ok(Value::Null)
+            }
+            Command::Screens => {
+                let found = tokio::task::spawn_blocking(screen::devices).await.map_err(|e| AppError::new("INTERNAL", e.to_string()))?;
+                value(&found.into_iter().map(ScreenView::from).collect::<Vec<_>>())
             }
             Command::HangUp => {
                 e.hang_up().await?;
@@ -231,11 +243,11 @@ impl App {
         }
         let app = Arc::downgrade(&self.0);
         *telling = Some(tokio::spawn(async move {
-            let mut shown: Option<(OwnPicture, bool)> = None;
+            let mut shown: Option<(OwnPicture, bool, bool)> = None;
             loop {
                 tokio::time::sleep(QUALITY).await;
                 let Some(inner) = app.upgrade() else { return };
-                let pictures = lock(&inner.media).as_ref().and_then(|m| m.pictures()).map(|p| (p.own, p.theirs));
+                let pictures = lock(&inner.media).as_ref().and_then(|m| m.pictures()).map(|p| (p.own, p.theirs, p.screen));
                 if shown != pictures {
                     shown = pictures;
                     App(inner.clone()).pictures_changed().await;
@@ -313,8 +325,10 @@ fn call_view(
         muted: s.muted,
         video: s.video,
         camera: s.camera,
+        screen: s.screen,
         camera_trouble: own_trouble(&pictures.own).to_owned(),
         picture: pictures.theirs,
+        picture_screen: pictures.theirs && pictures.screen,
         seconds,
         check: check.unwrap_or_default(),
     }

@@ -5,12 +5,13 @@ use crate::command::{AppEvent, Command, WantedPicture};
 use crate::view::own_trouble;
 use crate::view::{InsideView, MeetingView, RoomLineView, RoomPersonView, RoomView, WaitingView, room};
 use sc_engine::Engine;
-use sc_engine::call::Phase;
+use sc_engine::call::{Phase, Shown};
 use sc_engine::rooms::RoomLink;
 use sc_media::pictures::OwnPicture;
 use sc_media::room::core::Source;
 use sc_media::room::frames::Keys;
 use sc_media::room::{Heard, Room, RoomOptions, RoomPhase};
+use sc_media::video::source::Source as Video;
 use sc_protocol::rooms::{ChangeRoom, CreateRoom, RoomInfo, RoomTokenAnswer, RoomTokenRequest, parse_identity};
 use sc_protocol::{ConversationId, RoomId, UserId};
 use serde_json::Value;
@@ -94,7 +95,11 @@ impl App {
                 Ok(Value::Null)
             }
             Command::RoomCamera { on } => {
-                self.room()?.set_camera(on.then(|| self.camera())).await;
+                self.room()?.show(Shown::Camera, on.then(|| self.camera())).await;
+                Ok(Value::Null)
+            }
+            Command::RoomScreen { source } => {
+                self.room()?.show(Shown::Screen, source.map(Video::Screen)).await;
                 Ok(Value::Null)
             }
             Command::RaiseHand { up } => {
@@ -288,7 +293,9 @@ impl App {
                 a.view.muted = now.muted;
                 a.view.hand = now.hand;
                 a.view.camera = now.own_picture == OwnPicture::On;
-                a.view.trouble = now.trouble.as_ref().map_or(own_trouble(&now.own_picture), super::audio_code).into();
+                a.view.screen = now.own_screen == OwnPicture::On;
+                let unseen = [&now.own_picture, &now.own_screen].map(own_trouble).into_iter().find(|t| !t.is_empty()).unwrap_or_default();
+                a.view.trouble = now.trouble.as_ref().map_or(unseen, super::audio_code).into();
                 if over {
                     a.room = None;
                 }

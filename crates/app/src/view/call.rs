@@ -4,6 +4,7 @@ use sc_media::Quality;
 use sc_media::pictures::{OwnPicture, PictureState};
 use sc_media::transport::PathKind;
 use sc_media::video::VideoError;
+use sc_media::video::screen::ScreenDevice;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -33,12 +34,16 @@ pub struct CallView {
     pub muted: bool,
     /// It rang as a video call.
     pub video: bool,
-    /// Pictures of this side are sent, or are when there is a path.
+    /// Pictures of this side are sent, or are when there is a path and no screen is shown.
     pub camera: bool,
-    /// Why they are not: `POOR_PATH` (the path carries the sound only), `NO_CAMERA`, `CAMERA_FAILED`, or nothing.
+    /// A screen of this side is sent, or is when there is a path.
+    pub screen: bool,
+    /// Why they are not: `POOR_PATH` (the path carries the sound only), `NO_CAMERA`, `CAMERA_FAILED`, `SCREEN_FAILED`, or nothing.
     pub camera_trouble: String,
     /// There are pictures of the other side.
     pub picture: bool,
+    /// They are of their screen.
+    pub picture_screen: bool,
     /// How long sound has flown, when it has.
     #[ts(type = "number | null")]
     pub seconds: Option<u64>,
@@ -132,6 +137,7 @@ pub(crate) fn own_trouble(own: &OwnPicture) -> &'static str {
     match own {
         OwnPicture::Paused => "POOR_PATH",
         OwnPicture::Failed(VideoError::NoCamera) => "NO_CAMERA",
+        OwnPicture::Failed(VideoError::NoScreen) => "SCREEN_FAILED",
         OwnPicture::Failed(_) => "CAMERA_FAILED",
         OwnPicture::Off | OwnPicture::On => "",
     }
@@ -147,6 +153,28 @@ pub struct AudioDevicesView {
     pub speakers: Vec<AudioDeviceView>,
     /// To be seen with: the system's names.
     pub cameras: Vec<String>,
+}
+
+/// A screen or window that can be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "ScreenView.ts")]
+pub struct ScreenView {
+    /// Names it as long as it is there.
+    pub id: String,
+    /// Of a screen, its plug; of a window, its title.
+    pub name: String,
+    /// A window.
+    pub window: bool,
+    /// Points across.
+    pub width: u32,
+    /// Points down.
+    pub height: u32,
+}
+
+impl From<ScreenDevice> for ScreenView {
+    fn from(d: ScreenDevice) -> Self {
+        Self { id: d.id, name: d.name, window: d.window, width: d.size.0, height: d.size.1 }
+    }
 }
 
 /// A device.

@@ -27,6 +27,8 @@ pub struct RoomView {
     pub muted: bool,
     /// Pictures of this side are sent.
     pub camera: bool,
+    /// A screen of this side is sent.
+    pub screen: bool,
     /// The hand is up.
     pub hand: bool,
     /// Why one is without a microphone, or a picture that should be there: a code, or nothing.

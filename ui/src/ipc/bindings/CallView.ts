@@ -46,17 +46,25 @@ muted: boolean,
  */
 video: boolean, 
 /**
- * Pictures of this side are sent, or are when there is a path.
+ * Pictures of this side are sent, or are when there is a path and no screen is shown.
  */
 camera: boolean, 
 /**
- * Why they are not: `POOR_PATH` (the path carries the sound only), `NO_CAMERA`, `CAMERA_FAILED`, or nothing.
+ * A screen of this side is sent, or is when there is a path.
+ */
+screen: boolean, 
+/**
+ * Why they are not: `POOR_PATH` (the path carries the sound only), `NO_CAMERA`, `CAMERA_FAILED`, `SCREEN_FAILED`, or nothing.
  */
 camera_trouble: string, 
 /**
  * There are pictures of the other side.
  */
 picture: boolean, 
+/**
+ * They are of their screen.
+ */
+picture_screen: boolean, 
 /**
  * How long sound has flown, when it has.
  */

@@ -252,7 +252,11 @@ muted: boolean, } | { "type": "call_camera",
 /**
  * Show.
  */
-on: boolean, } | { "type": "current_call" } | { "type": "audio_devices" } | { "type": "test_call", 
+on: boolean, } | { "type": "call_screen", 
+/**
+ * Its id, of `screens`.
+ */
+source: string | null, } | { "type": "screens" } | { "type": "current_call" } | { "type": "audio_devices" } | { "type": "test_call", 
 /**
  * Begin.
  */
@@ -300,7 +304,11 @@ muted: boolean, } | { "type": "room_camera",
 /**
  * Show.
  */
-on: boolean, } | { "type": "raise_hand", 
+on: boolean, } | { "type": "room_screen", 
+/**
+ * Its id, of `screens`.
+ */
+source: string | null, } | { "type": "raise_hand", 
 /**
  * Up.
  */

@@ -44,6 +44,10 @@ muted: boolean,
  */
 camera: boolean, 
 /**
+ * A screen of this side is sent.
+ */
+screen: boolean, 
+/**
  * The hand is up.
  */
 hand: boolean, 
