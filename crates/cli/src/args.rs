@@ -158,6 +158,8 @@ pub enum Cmd {
     },
     /// The sound devices of this machine.
     AudioDevices,
+    /// Screens and windows that can be shown.
+    Screens,
     /// Sends what waits, fetches what is missing.
     Sync,
     /// The account's devices.
@@ -188,6 +190,9 @@ pub struct MediaArgs {
     /// Show this film (YUV4MPEG2, 4:2:0) instead of the camera, over and over.
     #[arg(long)]
     pub video_file: Option<PathBuf>,
+    /// Show this screen or window, named as `screens` names it; in a call in the place of the camera.
+    #[arg(long)]
+    pub screen: Option<String>,
     /// Write what is heard to `received.wav` in this folder instead of playing it, and in a call what is seen to `received.ivf`; `none`
     /// for nowhere.
     #[arg(long)]

@@ -128,6 +128,7 @@ impl Cli<'_> {
             Cmd::Answer { timeout, decline, media } => self.answer(timeout, decline, &media).await,
             Cmd::Room { command } => self.rooms(command).await,
             Cmd::AudioDevices => self.audio_devices().await,
+            Cmd::Screens => self.screens().await,
             Cmd::Sync => self.sync().await,
             Cmd::Devices => self.devices().await,
             Cmd::Approve { device, code } => {

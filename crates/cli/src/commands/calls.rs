@@ -4,14 +4,14 @@ use super::{Cli, PATIENCE};
 use crate::args::MediaArgs;
 use crate::output::print;
 use sc_app::command::{AppEvent, Command, WantedPicture};
-use sc_app::view::{AudioDevicesView, CallView, QualityView};
+use sc_app::view::{AudioDevicesView, CallView, QualityView, ScreenView};
 use sc_app::{App, AppError};
 use sc_media::pictures::THEIRS;
 use sc_media::room::LEASE;
 use sc_media::video::ivf::Recorder;
 use serde_json::json;
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -19,10 +19,32 @@ use tokio::time::Instant;
 const OVER: Duration = Duration::from_secs(90);
 
 /// What makes a line of its own: call, phase, and the pictures on both sides.
-type Mark = (String, String, String, bool, bool);
+type Mark = (String, String, String, [bool; 4]);
 
 fn mark(c: &CallView) -> Mark {
-    (c.id.clone(), c.phase.clone(), c.camera_trouble.clone(), c.camera, c.picture)
+    (c.id.clone(), c.phase.clone(), c.camera_trouble.clone(), [c.camera, c.screen, c.picture, c.picture_screen])
+}
+
+/// Whose call it is.
+enum Part {
+    /// This side's, of this id; when both call each other, theirs may take its place.
+    Caller(String),
+    /// Somebody's, to be taken or declined; until then it has to come.
+    Called { accept: bool, until: Instant },
+}
+
+impl Part {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Caller(_) => None,
+            Self::Called { until, .. } => Some(*until),
+        }
+    }
+
+    /// False for a call that was over before this one began: what is caught up with may hold one, and its end is shown for a while.
+    fn concerns(&self, call: &CallView, shown: &Mark) -> bool {
+        call.phase != "ended" || call.id == shown.0 || matches!(self, Self::Caller(own) if *own == call.id)
+    }
 }
 
 /// What is seen, on its way to a file.
@@ -58,8 +80,8 @@ async fn record(app: App, mut to: Recorder, mut stopped: watch::Receiver<bool>) 
         tokio::select! {
             _ = stopped.changed() => return to.finish(),
             _ = again.tick() => {
-                let wanted = WantedPicture { identity: THEIRS.to_owned(), screen: false, width: 640, height: 360 };
-                if let Err(cause) = app.call(Command::ShowPictures { pictures: vec![wanted] }).await {
+                let wanted = |screen| WantedPicture { identity: THEIRS.to_owned(), screen, width: 640, height: 360 };
+                if let Err(cause) = app.call(Command::ShowPictures { pictures: vec![wanted(false), wanted(true)] }).await {
                     tracing::warn!(%cause, "the picture is not asked for");
                 }
             }
@@ -84,8 +106,8 @@ impl Cli<'_> {
         engine.settle(PATIENCE).await?;
         let conversation = engine.direct(contact.user_id).await.unwrap_or(conversation);
         let events = self.app.events();
-        self.app.call(Command::StartCall { conversation: conversation.to_string(), video: media.shows() }).await?;
-        self.follow(events, media, false, false, None).await
+        let call = self.app.call(Command::StartCall { conversation: conversation.to_string(), video: media.shows() }).await?;
+        self.follow(events, media, Part::Caller(call.as_str().unwrap_or_default().to_owned())).await
     }
 
     pub(super) async fn answer(&self, timeout: u64, decline: bool, media: &MediaArgs) -> Result<(), AppError> {
@@ -93,25 +115,19 @@ impl Cli<'_> {
         let events = self.app.events();
         self.engine()?.settle(PATIENCE).await?;
         let until = Instant::now() + Duration::from_secs(timeout);
-        self.follow(events, media, !decline, decline, Some(until)).await
+        self.follow(events, media, Part::Called { accept: !decline, until }).await
     }
 
     /// Follows the call to its end.
-    async fn follow(
-        &self,
-        mut events: tokio::sync::broadcast::Receiver<AppEvent>,
-        media: &MediaArgs,
-        accept: bool,
-        decline: bool,
-        until: Option<Instant>,
-    ) -> Result<(), AppError> {
+    async fn follow(&self, mut events: Receiver<AppEvent>, media: &MediaArgs, part: Part) -> Result<(), AppError> {
         let mut shown = Mark::default();
         let mut quality: Option<QualityView> = None;
         let mut hang_up: Option<Instant> = None;
+        let mut screen = media.screen.clone();
         let mut next: Option<CallView> = self.current().await?;
         let film = Film::begin(self.app, media)?;
         loop {
-            if let Some(call) = next.take().filter(|c| mark(c) != shown) {
+            if let Some(call) = next.take().filter(|c| mark(c) != shown && part.concerns(c, &shown)) {
                 let before = std::mem::replace(&mut shown, mark(&call));
                 if call.phase == "ended" {
                     if let Some(film) = film {
@@ -120,15 +136,21 @@ impl Cli<'_> {
                     return self.over(&call, quality.as_ref());
                 }
                 self.show(&call);
-                if before.1 != call.phase && call.phase == "incoming" && (accept || decline) {
+                if let Part::Called { accept, .. } = part
+                    && before.1 != call.phase
+                    && call.phase == "incoming"
+                {
                     self.app.call(if accept { Command::AcceptCall { video: media.shows() } } else { Command::HangUp }).await?;
                 }
                 if call.phase == "active" {
+                    if let Some(id) = screen.take() {
+                        self.app.call(Command::CallScreen { source: Some(id) }).await?;
+                    }
                     hang_up = hang_up.or_else(|| media.duration.map(|s| Instant::now() + Duration::from_secs(s)));
                 }
             }
             let idle = shown.0.is_empty();
-            let deadline = if idle { until } else { hang_up };
+            let deadline = if idle { part.until() } else { hang_up };
             let wait = deadline.unwrap_or_else(|| Instant::now() + OVER);
             match tokio::time::timeout_at(wait, events.recv()).await {
                 Ok(Ok(AppEvent::Call { call })) => next = call.map(|c| *c),
@@ -136,7 +158,7 @@ impl Cli<'_> {
                 Ok(Ok(_)) => {}
                 Ok(Err(RecvError::Lagged(_))) => next = self.current().await?,
                 Ok(Err(RecvError::Closed)) => return Err(AppError::new("INTERNAL", "The app has stopped.")),
-                Err(_) if idle && until.is_some() => return Err(AppError::new("NOT_FOUND", "Nobody called.")),
+                Err(_) if idle && deadline.is_some() => return Err(AppError::new("NOT_FOUND", "Nobody called.")),
                 Err(_) if deadline.is_some() => {
                     hang_up = None;
                     self.app.call(Command::HangUp).await?;
@@ -152,7 +174,7 @@ impl Cli<'_> {
     }
 
     fn show(&self, call: &CallView) {
-        let v = json!({ "call": call.id, "phase": call.phase, "name": call.name, "outgoing": call.outgoing, "check": call.check, "video": call.video, "camera": call.camera, "camera_trouble": call.camera_trouble, "picture": call.picture });
+        let v = json!({ "call": call.id, "phase": call.phase, "name": call.name, "outgoing": call.outgoing, "check": call.check, "video": call.video, "camera": call.camera, "screen": call.screen, "camera_trouble": call.camera_trouble, "picture": call.picture, "picture_screen": call.picture_screen });
         print(self.json, &v, || format!("{} {}", call.name, call.phase));
     }
 
@@ -163,6 +185,14 @@ impl Cli<'_> {
             return Ok(());
         }
         Err(AppError::new("NO_CALL", format!("The call did not come about: {}.", call.cause)))
+    }
+
+    pub(super) async fn screens(&self) -> Result<(), AppError> {
+        let v = self.app.call(Command::Screens).await?;
+        let all: Vec<ScreenView> = serde_json::from_value(v.clone()).map_err(|e| AppError::new("ENCODING", e.to_string()))?;
+        let line = |s: &ScreenView| format!("{}  {}  {} × {}", s.id, s.name, s.width, s.height);
+        print(self.json, &v, || all.iter().map(line).collect::<Vec<_>>().join("\n"));
+        Ok(())
     }
 
     pub(super) async fn audio_devices(&self) -> Result<(), AppError> {

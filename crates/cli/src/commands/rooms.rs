@@ -85,6 +85,7 @@ impl Cli<'_> {
         let mut leave: Option<Instant> = None;
         let mut quality: Option<QualityView> = None;
         let mut was_inside = false;
+        let mut screen = media.screen.clone();
         loop {
             let now: Option<RoomView> = typed(self.app.call(Command::CurrentRoom).await?)?;
             let Some(now) = now else { return Ok(()) };
@@ -94,6 +95,9 @@ impl Cli<'_> {
                 leave = leave.or_else(|| media.duration.map(|s| Instant::now() + Duration::from_secs(s)));
                 if let Some(text) = say.take() {
                     self.app.call(Command::RoomChat { text }).await?;
+                }
+                if let Some(id) = screen.take() {
+                    self.app.call(Command::RoomScreen { source: Some(id) }).await?;
                 }
             }
             if now.phase == "over" {
