@@ -33,6 +33,7 @@ pub fn all() -> Result<()> {
     run(Command::new("node").args(["test/roomui.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/pictures.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/video.mjs"]).arg(&bin).current_dir("ui"))?;
+    run(Command::new("node").args(["test/screens.mjs"]).arg(&bin).current_dir("ui"))?;
     say("speech from a mouth to an ear");
     call_quality(&bin, true)?;
     roaming(&bin)?;

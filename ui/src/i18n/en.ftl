@@ -350,6 +350,17 @@ call-mute = Turn the microphone off
 call-unmute = Turn the microphone on
 call-camera-on = Show yourself
 call-camera-off = Stop showing yourself
+screen-show = Show your screen
+screen-hide = Stop showing your screen
+screen-title = What do you want to show?
+screen-about = Everybody here sees it until you stop. Of a window, only that window is seen, also when something lies over it.
+screen-screens = Screens
+screen-windows = Windows
+screen-whole = The whole screen
+screen-looking = Looking for screens and windows…
+screen-none = No screen can be shown from here. Today it works on Linux with X11 only.
+screen-own = Your screen
+screen-shown = you show your screen
 call-pictures = Pictures of the call
 call-pictures-small = Make the pictures small
 call-pictures-large = Make the pictures large
@@ -431,6 +442,7 @@ sys-call-failed = { $kind ->
    *[voice] Voice call, no connection came about
 }
 error-NO_CAMERA = No camera was found. Plug one in and try again.
+error-SCREEN_FAILED = That screen or window is not shown any more: it was closed, or cannot be read.
 error-CAMERA_FAILED = The camera does not work. Another program may be using it.
 error-POOR_PATH = The connection carries only the sound right now. Your picture is tried again by itself.
 error-IN_CALL = There is a call already. End it first.

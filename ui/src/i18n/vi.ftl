@@ -306,6 +306,17 @@ call-mute = Tắt micrô
 call-unmute = Bật micrô
 call-camera-on = Bật hình của bạn
 call-camera-off = Tắt hình của bạn
+screen-show = Chia sẻ màn hình
+screen-hide = Ngừng chia sẻ màn hình
+screen-title = Bạn muốn chia sẻ gì?
+screen-about = Mọi người ở đây sẽ thấy cho đến khi bạn dừng. Với một cửa sổ, chỉ cửa sổ đó được thấy, kể cả khi có thứ khác che lên.
+screen-screens = Màn hình
+screen-windows = Cửa sổ
+screen-whole = Toàn bộ màn hình
+screen-looking = Đang tìm màn hình và cửa sổ…
+screen-none = Không chia sẻ được màn hình từ máy này. Hiện tính năng này chỉ chạy trên Linux với X11.
+screen-own = Màn hình của bạn
+screen-shown = bạn đang chia sẻ màn hình
 call-pictures = Hình của cuộc gọi
 call-pictures-small = Thu nhỏ hình
 call-pictures-large = Phóng to hình
@@ -387,6 +398,7 @@ sys-call-failed = { $kind ->
    *[voice] Cuộc gọi thoại, không kết nối được
 }
 error-NO_CAMERA = Không tìm thấy máy ảnh. Hãy cắm vào rồi thử lại.
+error-SCREEN_FAILED = Màn hình hoặc cửa sổ đó không còn được chia sẻ: nó đã đóng, hoặc không đọc được.
 error-CAMERA_FAILED = Máy ảnh không hoạt động. Có thể chương trình khác đang dùng.
 error-POOR_PATH = Kết nối lúc này chỉ đủ cho tiếng. Hình của bạn sẽ tự được thử lại.
 error-IN_CALL = Đang có một cuộc gọi. Hãy kết thúc nó trước.

@@ -17,6 +17,7 @@ import type { RoomView } from './bindings/RoomView';
 import type { Row } from './bindings/Row';
 import type { SafetyView } from './bindings/SafetyView';
 import type { Scope } from './bindings/Scope';
+import type { ScreenView } from './bindings/ScreenView';
 import type { Settings } from './bindings/Settings';
 import type { TimelineUpdate } from './bindings/TimelineUpdate';
 import type { WantedPicture } from './bindings/WantedPicture';
@@ -71,6 +72,8 @@ export const api = {
   startCall: (conversation: string, video: boolean) => host.call({ type: 'start_call', conversation, video }) as Promise<string>,
   acceptCall: (video: boolean) => host.call({ type: 'accept_call', video }),
   callCamera: (on: boolean) => host.call({ type: 'call_camera', on }),
+  callScreen: (source: string | null) => host.call({ type: 'call_screen', source }),
+  screens: () => host.call({ type: 'screens' }) as Promise<ScreenView[]>,
   hangUp: () => host.call({ type: 'hang_up' }),
   muteCall: (muted: boolean) => host.call({ type: 'mute_call', muted }),
   currentCall: () => host.call({ type: 'current_call' }) as Promise<CallView | null>,
@@ -85,6 +88,7 @@ export const api = {
   leaveRoom: () => host.call({ type: 'leave_room' }),
   muteRoom: (muted: boolean) => host.call({ type: 'mute_room', muted }),
   roomCamera: (on: boolean) => host.call({ type: 'room_camera', on }),
+  roomScreen: (source: string | null) => host.call({ type: 'room_screen', source }),
   raiseHand: (up: boolean) => host.call({ type: 'raise_hand', up }),
   roomChat: (text: string) => host.call({ type: 'room_chat', text }),
   currentRoom: () => host.call({ type: 'current_room' }) as Promise<RoomView | null>,

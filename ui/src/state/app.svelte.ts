@@ -12,7 +12,7 @@ import { rooms } from './room.svelte';
 import { timeline } from './timeline.svelte';
 
 export type Panel = 'none' | 'card' | 'search';
-export type Sheet = 'none' | 'new' | 'settings' | 'reset' | 'keys' | 'call' | 'room' | 'meetings';
+export type Sheet = 'none' | 'new' | 'settings' | 'reset' | 'keys' | 'call' | 'room' | 'meetings' | 'screen';
 
 class AppModel {
   state = $state<AppState | null>(null);

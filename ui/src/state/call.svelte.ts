@@ -24,7 +24,7 @@ class CallModel {
 
   /** Somebody is seen. */
   get pictures(): boolean {
-    return this.running && this.call !== null && this.call.phase !== 'incoming' && (this.call.picture || this.call.camera);
+    return this.running && this.call !== null && this.call.phase !== 'incoming' && (this.call.picture || this.call.camera || this.call.screen);
   }
 
   async start(): Promise<void> {

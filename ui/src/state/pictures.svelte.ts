@@ -34,6 +34,8 @@ class Drawn {
   #last = 0;
   #clock = 0;
   #asked = -ASK_MS;
+  /** Points of the screen that it may take. */
+  place = { width: 1, height: 1 };
 
   constructor(
     readonly source: Source,
@@ -80,8 +82,11 @@ class Drawn {
     return decoder;
   }
 
+  /** In no more points than are seen: what is shown small costs little. */
   #draw(picture: VideoFrame): void {
-    const { displayWidth: width, displayHeight: height } = picture;
+    const by = Math.min(1, Math.max(this.place.width / picture.displayWidth, this.place.height / picture.displayHeight));
+    const width = Math.max(1, Math.round(picture.displayWidth * by));
+    const height = Math.max(1, Math.round(picture.displayHeight * by));
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     this.canvas.getContext('2d')?.drawImage(picture, 0, 0, width, height);
     this.shown(true);
@@ -92,7 +97,6 @@ class Pictures {
   /** This web view can decode. */
   readonly able = 'VideoDecoder' in globalThis;
   #drawn = new Map<string, Drawn>();
-  #sizes = new Map<string, { width: number; height: number }>();
   #listening = false;
   #timer?: ReturnType<typeof setTimeout>;
 
@@ -107,7 +111,7 @@ class Pictures {
     const place = canvas.parentElement ?? canvas;
     const measure = () => {
       const ratio = globalThis.devicePixelRatio || 1;
-      this.#sizes.set(key, { width: Math.max(1, Math.round(place.clientWidth * ratio)), height: Math.max(1, Math.round(place.clientHeight * ratio)) });
+      drawn.place = { width: Math.max(1, Math.round(place.clientWidth * ratio)), height: Math.max(1, Math.round(place.clientHeight * ratio)) };
       this.#tell();
     };
     const watch = new ResizeObserver(measure);
@@ -119,7 +123,6 @@ class Pictures {
         drawn.close();
         if (this.#drawn.get(key) !== drawn) return;
         this.#drawn.delete(key);
-        this.#sizes.delete(key);
         this.#tell();
       },
     };
@@ -138,7 +141,7 @@ class Pictures {
   #tell(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const pictures = [...this.#drawn.values()].map((d) => ({ ...d.source, ...(this.#sizes.get(name(d.source)) ?? { width: 1, height: 1 }) }));
+      const pictures = [...this.#drawn.values()].map((d) => ({ ...d.source, ...d.place }));
       // Locked meanwhile: there is nothing to draw.
       api.showPictures(pictures).catch(() => undefined);
     }, TELL_MS);

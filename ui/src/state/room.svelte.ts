@@ -15,7 +15,7 @@ class RoomModel {
   /** Somebody shows something. */
   get pictures(): boolean {
     const live = this.room?.phase === 'inside' || this.room?.phase === 'reconnecting';
-    return live && (this.room?.camera || this.room?.people.some((p) => !p.own && (p.camera || p.screen)) || false);
+    return live && (this.room?.camera || this.room?.screen || this.room?.people.some((p) => !p.own && (p.camera || p.screen)) || false);
   }
 
   get shown(): boolean {
