@@ -1,14 +1,17 @@
 //! The desktop shell: a window, three commands, a channel of events and one of pictures. No logic.
 //!
 //! The webview may call [`call`] (one typed question), [`subscribe`] (the channel of events) and [`pictures`] (the channel of frames to
-//! draw), nothing else: no plugin command is exposed to it.
+//! draw), nothing else: no plugin command is exposed to it. On phones it tells the system of calls ([`phone`]).
+
+mod attention;
+mod phone;
 
 use sc_app::command::{AppEvent, Command};
 use sc_app::{App, AppError, AppOptions, VideoSource};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tauri::ipc::{Channel, Response};
-use tauri::{Manager as _, State};
+use tauri::{AppHandle, Manager as _, State};
 use tokio::sync::OnceCell;
 
 /// The app, started when the window first asks, so that a slow keyring does not delay the window.
@@ -21,20 +24,27 @@ struct Shell {
 }
 
 impl Shell {
-    async fn app(&self) -> Result<&App, AppError> {
+    async fn app(&self, handle: &AppHandle) -> Result<&App, AppError> {
         let options = self.options.get().cloned().ok_or_else(|| AppError::new("LOCKED", "The app is starting."))?;
-        self.app.get_or_try_init(|| App::start(options)).await
+        let start = || async {
+            let app = App::start(options).await?;
+            phone::follow(handle.clone(), &app);
+            attention::follow(handle.clone(), &app);
+            Ok(app)
+        };
+        self.app.get_or_try_init(start).await
     }
 }
 
 #[tauri::command]
-async fn call(shell: State<'_, Shell>, command: Command) -> Result<serde_json::Value, AppError> {
-    shell.app().await?.call(command).await
+async fn call(handle: AppHandle, shell: State<'_, Shell>, command: Command) -> Result<serde_json::Value, AppError> {
+    phone::permit(&handle, &command).await?;
+    shell.app(&handle).await?.call(command).await
 }
 
 #[tauri::command]
-async fn subscribe(shell: State<'_, Shell>, events: Channel<AppEvent>) -> Result<(), AppError> {
-    let mut receiver = shell.app().await?.events();
+async fn subscribe(handle: AppHandle, shell: State<'_, Shell>, events: Channel<AppEvent>) -> Result<(), AppError> {
+    let mut receiver = shell.app(&handle).await?.events();
     tauri::async_runtime::spawn(async move {
         loop {
             match receiver.recv().await {
@@ -53,8 +63,8 @@ async fn subscribe(shell: State<'_, Shell>, events: Channel<AppEvent>) -> Result
 }
 
 #[tauri::command]
-async fn pictures(shell: State<'_, Shell>, frames: Channel<Response>) -> Result<(), AppError> {
-    let mut pictures = shell.app().await?.pictures();
+async fn pictures(handle: AppHandle, shell: State<'_, Shell>, frames: Channel<Response>) -> Result<(), AppError> {
+    let mut pictures = shell.app(&handle).await?.pictures();
     let task = tauri::async_runtime::spawn(async move {
         while let Some(frame) = pictures.next().await {
             if frames.send(Response::new(frame.to_vec())).is_err() {
@@ -92,6 +102,7 @@ pub fn run() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(sc_app::LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let built = tauri::Builder::default()
+        .plugin(tauri_plugin_call_session::init())
         .manage(Shell::default())
         .setup(|handle| {
             let data = handle.path().app_data_dir().ok();
