@@ -1,18 +1,22 @@
-//! The forwarding unit beside Janus (Debian's): one publisher of 1.5 Mb/s, many receivers, each server on a core of its own, the load
-//! on the other one. The same clients for both: WebRTC by str0m, without congestion feedback, so that nothing but forwarding is
-//! measured. Most receivers count packets without decrypting them; a few decrypt, and measure how late each packet is.
+//! The forwarding unit beside Janus (Debian's): publishers of 1.5 Mb/s, many receivers, each server on a core of its own, the load
+//! on the other one. One publisher for all of them, as in a lecture, or many rooms of a few people, whose pictures come at different
+//! times. The same clients for both: WebRTC by str0m, without congestion feedback, so that nothing but forwarding is measured. Most
+//! receivers count packets without decrypting them; a few decrypt, and measure how late each packet is: from just before it is given to
+//! the kernel to when the kernel received it for them, so that the load's own waits do not count.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use sc_sfu::net::{Handle, Listen};
 use sc_sfu::{Join, proto};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use str0m::change::{SdpAnswer, SdpOffer};
-use str0m::media::{Direction, MediaKind, Mid};
+use str0m::media::{Direction, MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpWrite;
 use str0m::{Candidate, Event, Input, Output, Rtc};
@@ -27,7 +31,7 @@ const WITNESSES: usize = 4;
 const WARM: f64 = 3.0;
 const MEASURED: f64 = 10.0;
 
-/// `--sfu LISTEN`: the unit alone, with its signalling as frames on TCP: who they are, then LiveKit's messages.
+/// `--sfu LISTEN`: the unit alone, with its signalling as frames on TCP: their room, who they are, then LiveKit's messages.
 pub async fn serve(listen: &str) -> Result<()> {
     let ip: IpAddr = listen.parse()?;
     let at = SocketAddr::new(ip, 0);
@@ -44,8 +48,9 @@ pub async fn serve(listen: &str) -> Result<()> {
 async fn participant(unit: Handle, socket: tokio::net::TcpStream) -> Result<()> {
     use prost::Message as _;
     let (mut read, mut write) = socket.into_split();
+    let room = String::from_utf8(frame(&mut read).await?)?;
     let identity = String::from_utf8(frame(&mut read).await?)?;
-    let mut link = unit.join(Join { room: "bench".into(), identity, auto_subscribe: true, ..Join::default() }).await.context("stopped")?;
+    let mut link = unit.join(Join { room, identity, auto_subscribe: true, ..Join::default() }).await.context("stopped")?;
     let session = link.session;
     tokio::spawn(async move {
         while let Some(m) = link.signals.recv().await {
@@ -70,10 +75,10 @@ async fn frame(read: &mut tokio::net::tcp::OwnedReadHalf) -> Result<Vec<u8>> {
 /// A server to be measured.
 trait Target {
     fn pid(&self) -> u32;
-    /// The answer to a publisher's offer of the track `cid`.
-    fn publish(&mut self, cid: &str, offer: &str) -> Result<String>;
-    /// An offer for a new receiver, once the publisher is up.
-    fn subscribe(&mut self) -> Result<String>;
+    /// The answer to a publisher's offer of the track `cid`, in a room of its own.
+    fn publish(&mut self, room: usize, cid: &str, offer: &str) -> Result<String>;
+    /// An offer for a new receiver in that room, once its publisher is up.
+    fn subscribe(&mut self, room: usize) -> Result<String>;
     /// The answer to the last offer.
     fn answer(&mut self, sdp: &str) -> Result<()>;
 }
@@ -81,17 +86,18 @@ trait Target {
 struct Ours {
     child: Child,
     address: String,
-    publisher: Option<Signalling>,
+    publishers: Vec<Signalling>,
     receivers: Vec<Signalling>,
 }
 
 struct Signalling(TcpStream);
 
 impl Signalling {
-    fn open(address: &str, identity: &str) -> Result<Self> {
+    fn open(address: &str, room: usize, identity: &str) -> Result<Self> {
         let mut this = Self(TcpStream::connect(address)?);
         this.0.set_nodelay(true)?;
         this.0.set_read_timeout(Some(Duration::from_secs(10)))?;
+        this.write(format!("room {room}").as_bytes())?;
         this.write(identity.as_bytes())?;
         Ok(this)
     }
@@ -128,7 +134,7 @@ impl Ours {
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
         let address = line.trim().strip_prefix("listening on ").context("the unit did not start")?.to_owned();
-        Ok(Self { child, address, publisher: None, receivers: Vec::new() })
+        Ok(Self { child, address, publishers: Vec::new(), receivers: Vec::new() })
     }
 }
 
@@ -137,9 +143,9 @@ impl Target for Ours {
         self.child.id()
     }
 
-    fn publish(&mut self, cid: &str, offer: &str) -> Result<String> {
+    fn publish(&mut self, room: usize, cid: &str, offer: &str) -> Result<String> {
         use proto::signal_response::Message as R;
-        let mut s = Signalling::open(&self.address, "publisher")?;
+        let mut s = Signalling::open(&self.address, room, "publisher")?;
         let track = proto::AddTrackRequest {
             cid: cid.into(),
             r#type: proto::TrackType::Video as i32,
@@ -155,13 +161,13 @@ impl Target for Ours {
             ..Default::default()
         }))?;
         let sdp = s.until(|m| if let R::Answer(d) = m { Some(d.sdp) } else { None })?;
-        self.publisher = Some(s);
+        self.publishers.push(s);
         Ok(sdp)
     }
 
-    fn subscribe(&mut self) -> Result<String> {
+    fn subscribe(&mut self, room: usize) -> Result<String> {
         use proto::signal_response::Message as R;
-        let mut s = Signalling::open(&self.address, &format!("receiver {}", self.receivers.len()))?;
+        let mut s = Signalling::open(&self.address, room, &format!("receiver {}", self.receivers.len()))?;
         let sdp = s.until(|m| if let R::Offer(d) = m { Some(d.sdp) } else { None })?;
         self.receivers.push(s);
         Ok(sdp)
@@ -284,17 +290,19 @@ impl Target for Janus {
         self.child.id()
     }
 
-    fn publish(&mut self, _: &str, offer: &str) -> Result<String> {
+    fn publish(&mut self, room: usize, _: &str, offer: &str) -> Result<String> {
         self.attach()?;
-        let room = json!({"request": "create", "room": 1, "publishers": 10, "bitrate": 0, "videocodec": "vp8", "fir_freq": 0, "transport_wide_cc_ext": false});
-        self.post(&format!("/{}", self.handle), json!({"janus": "message", "body": room}))?;
-        let join = json!({"request": "joinandconfigure", "room": 1, "ptype": "publisher", "id": 1});
+        // Its numbers begin with one.
+        let room = room + 1;
+        let create = json!({"request": "create", "room": room, "publishers": 10, "bitrate": 0, "videocodec": "vp8", "fir_freq": 0, "transport_wide_cc_ext": false});
+        self.post(&format!("/{}", self.handle), json!({"janus": "message", "body": create}))?;
+        let join = json!({"request": "joinandconfigure", "room": room, "ptype": "publisher", "id": 1});
         sdp_of(&self.call(join, Some(json!({"type": "offer", "sdp": offer})))?)
     }
 
-    fn subscribe(&mut self) -> Result<String> {
+    fn subscribe(&mut self, room: usize) -> Result<String> {
         self.attach()?;
-        let join = json!({"request": "join", "room": 1, "ptype": "subscriber", "streams": [{"feed": 1}]});
+        let join = json!({"request": "join", "room": room + 1, "ptype": "subscriber", "streams": [{"feed": 1}]});
         sdp_of(&self.call(join, None)?)
     }
 
@@ -314,12 +322,13 @@ impl Drop for Janus {
 struct Client {
     rtc: Rtc,
     socket: UdpSocket,
-    state: UdpSocketState,
+    /// None for a witness, which takes datagrams one by one, each with its time.
+    state: Option<UdpSocketState>,
+    /// When the kernel received the datagram that is read now, in microseconds.
+    arrived: u64,
     at: SocketAddr,
     due: Instant,
     connected: bool,
-    /// Decrypts what comes.
-    witness: bool,
     received: u64,
     delays: Vec<f64>,
 }
@@ -328,8 +337,15 @@ impl Client {
     fn new(ip: IpAddr, witness: bool) -> Result<Self> {
         let socket = UdpSocket::bind((ip, 0))?;
         socket.set_nonblocking(true)?;
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        state.set_recv_buffer_size(UdpSockRef::from(&socket), 1 << 20).ok();
+        let state = if witness {
+            setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+            setsockopt(&socket, sockopt::RcvBuf, &(1 << 20))?;
+            None
+        } else {
+            let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+            state.set_recv_buffer_size(UdpSockRef::from(&socket), 1 << 20).ok();
+            Some(state)
+        };
         let at = socket.local_addr()?;
         // Neither congestion feedback nor retransmission: nothing but forwarding.
         let mut rtc = Rtc::builder()
@@ -341,13 +357,49 @@ impl Client {
             .set_rtp_mode(true)
             .build(Instant::now());
         rtc.add_local_candidate(Candidate::host(at, Protocol::Udp)?);
-        Ok(Self { rtc, socket, state, at, due: Instant::now(), connected: false, witness, received: 0, delays: Vec::new() })
+        Ok(Self { rtc, socket, state, arrived: 0, at, due: Instant::now(), connected: false, received: 0, delays: Vec::new() })
     }
 
     fn drive(&mut self, buffer: &mut [u8]) -> Result<()> {
+        match self.state.take() {
+            Some(state) => {
+                self.count(&state, buffer)?;
+                self.state = Some(state);
+            }
+            None => self.witness(buffer)?,
+        }
+        let now = Instant::now();
+        if self.due <= now {
+            self.rtc.handle_input(Input::Timeout(now))?;
+            self.take()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what there is, decrypts it and notes its time.
+    fn witness(&mut self, buffer: &mut [u8]) -> Result<()> {
+        loop {
+            let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
+            let mut parts = [IoSliceMut::new(buffer)];
+            let got = recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_DONTWAIT);
+            let Ok(got) = got else { return Ok(()) };
+            let time = got.cmsgs()?.find_map(|c| if let ControlMessageOwned::ScmTimestampns(t) = c { Some(t) } else { None });
+            let time = time.context("a datagram without its time")?;
+            self.arrived = u64::try_from(time.tv_sec() * 1_000_000 + time.tv_nsec() / 1_000)?;
+            let from = got.address.as_ref().and_then(|a| a.as_sockaddr_in()).context("no IPv4")?;
+            let (from, len) = (SocketAddr::V4(SocketAddrV4::from(*from)), got.bytes);
+            let Some(datagram) = buffer.get(..len) else { return Ok(()) };
+            let Ok(r) = Receive::new(Protocol::Udp, from, self.at, datagram) else { continue };
+            self.rtc.handle_input(Input::Receive(Instant::now(), r))?;
+            self.take()?;
+        }
+    }
+
+    /// Reads what there is and counts media.
+    fn count(&mut self, state: &UdpSocketState, buffer: &mut [u8]) -> Result<()> {
         loop {
             let mut meta = [RecvMeta::default()];
-            let got = self.state.recv(UdpSockRef::from(&self.socket), &mut [IoSliceMut::new(buffer)], &mut meta);
+            let got = state.recv(UdpSockRef::from(&self.socket), &mut [IoSliceMut::new(buffer)], &mut meta);
             let [meta] = meta;
             if got.is_err() {
                 break;
@@ -355,7 +407,7 @@ impl Client {
             let Some(bytes) = buffer.get(..meta.len) else { break };
             for datagram in bytes.chunks(meta.stride.max(1)) {
                 let media = matches!(datagram, [first, second, ..] if (128..192).contains(first) && second & 0x7f == 96);
-                if media && !self.witness {
+                if media {
                     self.received += 1;
                     continue;
                 }
@@ -363,11 +415,6 @@ impl Client {
                 self.rtc.handle_input(Input::Receive(Instant::now(), r))?;
                 self.take()?;
             }
-        }
-        let now = Instant::now();
-        if self.due <= now {
-            self.rtc.handle_input(Input::Timeout(now))?;
-            self.take()?;
         }
         Ok(())
     }
@@ -385,7 +432,7 @@ impl Client {
                     self.received += 1;
                     if let Some(sent) = p.payload.get(20..28).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) {
                         #[allow(clippy::cast_precision_loss)]
-                        self.delays.push(micros().saturating_sub(sent) as f64 / 1_000.0);
+                        self.delays.push(self.arrived.saturating_sub(sent) as f64 / 1_000.0);
                     }
                 }
                 Output::Event(_) => {}
@@ -409,6 +456,7 @@ fn processor(pid: u32) -> Result<f64> {
 /// What was seen of one server with so many receivers.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
+    rooms: usize,
     receivers: usize,
     /// Microseconds of processor for a forwarded packet.
     cost: f64,
@@ -439,89 +487,119 @@ fn packet(first: bool, last: bool) -> Vec<u8> {
     v
 }
 
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn measure(target: &mut dyn Target, ip: IpAddr, receivers: usize) -> Result<Seen> {
-    let mut buffer = vec![0u8; 65_535];
-    let mut publisher = Client::new(ip, true)?;
-    let mut api = publisher.rtc.sdp_api();
-    let mid: Mid = api.add_media(MediaKind::Video, Direction::SendOnly, Some("bench".into()), Some("bench".into()), None);
-    let (offer, pending) = api.apply().context("no offer")?;
-    let answer = target.publish("bench", &offer.to_sdp_string())?;
-    publisher.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer)?)?;
-    publisher.take()?;
-    connect(&mut [&mut publisher], &mut buffer)?;
-    // Janus knows a publisher a moment after its path stands.
-    let settled = Instant::now() + Duration::from_millis(300);
-    while Instant::now() < settled {
-        publisher.drive(&mut buffer)?;
-        std::thread::sleep(Duration::from_millis(2));
+/// Somebody who sends pictures.
+struct Publisher {
+    client: Client,
+    mid: Mid,
+    pt: Pt,
+    /// When its pictures come, as a share of the time between two.
+    phase: f64,
+    frames: u64,
+    sequence: u64,
+}
+
+impl Publisher {
+    fn enter(target: &mut dyn Target, ip: IpAddr, room: usize, phase: f64, buffer: &mut [u8]) -> Result<Self> {
+        let mut client = Client::new(ip, false)?;
+        let mut api = client.rtc.sdp_api();
+        let mid: Mid = api.add_media(MediaKind::Video, Direction::SendOnly, Some("bench".into()), Some("bench".into()), None);
+        let (offer, pending) = api.apply().context("no offer")?;
+        let answer = target.publish(room, "bench", &offer.to_sdp_string())?;
+        client.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer)?)?;
+        client.take()?;
+        connect(&mut [&mut client], buffer)?;
+        let vp8 = client.rtc.codec_config().params().iter().find(|p| p.spec().codec == str0m::format::Codec::Vp8).map(|p| p.pt());
+        Ok(Self { client, mid, pt: vp8.context("no VP8")?, phase, frames: 0, sequence: 1_000 })
     }
+
+    /// Sends the pictures that are due after so many seconds.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn send(&mut self, elapsed: f64) -> Result<()> {
+        while self.frames < (elapsed * FRAMES as f64 + self.phase) as u64 {
+            for i in 0..PACKETS {
+                let last = i + 1 == PACKETS;
+                let time = u32::try_from(self.frames * 3_000 % (1 << 32)).unwrap_or(0);
+                let now = Instant::now();
+                let write = RtpWrite::new(self.pt, self.sequence.into(), time, now, packet(i == 0, last)).marker(last);
+                self.client.rtc.direct_api().stream_tx_by_mid(self.mid, None).context("no stream")?.write_rtp(write);
+                self.sequence += 1;
+                self.client.rtc.handle_input(Input::Timeout(now))?;
+                self.client.take()?;
+            }
+            self.frames += 1;
+        }
+        Ok(())
+    }
+}
+
+/// So many rooms with so many receivers each.
+#[allow(clippy::cast_precision_loss)]
+fn measure(target: &mut dyn Target, ip: IpAddr, (rooms, each): (usize, usize)) -> Result<Seen> {
+    let mut buffer = vec![0u8; 65_535];
+    let mut publishers: Vec<Publisher> = Vec::new();
     let mut clients: Vec<Client> = Vec::new();
-    for i in 0..receivers {
-        let mut c = Client::new(ip, i < WITNESSES)?;
-        let offer = target.subscribe()?;
-        let answer = c.rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer)?)?;
-        c.take()?;
-        target.answer(&answer.to_sdp_string())?;
-        connect(&mut [&mut c, &mut publisher], &mut buffer)?;
-        clients.push(c);
-        if i % 16 == 0 {
-            for c in &mut clients {
-                c.drive(&mut buffer)?;
+    for room in 0..rooms {
+        let phase = room as f64 / rooms as f64;
+        publishers.push(Publisher::enter(target, ip, room, phase, &mut buffer)?);
+        // Janus knows a publisher a moment after its path stands.
+        let settled = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < settled {
+            drive(&mut publishers, &mut clients, &mut buffer)?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for i in 0..each {
+            // All in the one room, or one in each of the first rooms.
+            let mut c = Client::new(ip, if rooms == 1 { i < WITNESSES } else { i == 0 && room < WITNESSES })?;
+            let offer = target.subscribe(room)?;
+            let answer = c.rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer)?)?;
+            c.take()?;
+            target.answer(&answer.to_sdp_string())?;
+            let [.., publisher] = publishers.as_mut_slice() else { bail!("nobody publishes") };
+            connect(&mut [&mut c, &mut publisher.client], &mut buffer)?;
+            clients.push(c);
+            if i % 16 == 0 {
+                drive(&mut publishers, &mut clients, &mut buffer)?;
             }
         }
     }
-    let pt = publisher
-        .rtc
-        .codec_config()
-        .params()
-        .iter()
-        .find(|p| p.spec().codec == str0m::format::Codec::Vp8)
-        .map(|p| p.pt())
-        .context("no VP8")?;
     let start = Instant::now();
-    let (mut frames, mut sequence) = (0u64, 1_000u64);
     let mut before: Option<(f64, u64, u64, Instant)> = None;
     loop {
         let elapsed = start.elapsed().as_secs_f64();
         let total: u64 = clients.iter().map(|c| c.received).sum();
+        let sent: u64 = publishers.iter().map(|p| p.sequence).sum();
         if before.is_none() && elapsed > WARM {
-            before = Some((processor(target.pid())?, total, sequence, Instant::now()));
+            before = Some((processor(target.pid())?, total, sent, Instant::now()));
             clients.iter_mut().for_each(|c| c.delays.clear());
         }
         if elapsed > WARM + MEASURED {
-            let (cpu, packets, sent, since) = before.context("not warm")?;
+            let (cpu, packets, sent_before, since) = before.context("not warm")?;
             let used = processor(target.pid())? - cpu;
             let came = (total - packets).max(1) as f64;
-            let expected = ((sequence - sent) * receivers as u64).max(1) as f64;
+            let expected = ((sent - sent_before) * each as u64).max(1) as f64;
             let delays = clients.iter_mut().flat_map(|c| std::mem::take(&mut c.delays)).collect();
             return Ok(Seen {
-                receivers,
+                rooms,
+                receivers: rooms * each,
                 cost: used * 1e6 / came,
                 load: used / since.elapsed().as_secs_f64(),
                 lost: (1.0 - came / expected).max(0.0),
                 delay: crate::percentiles(delays),
             });
         }
-        while frames < (elapsed * FRAMES as f64) as u64 {
-            for i in 0..PACKETS {
-                let last = i + 1 == PACKETS;
-                let time = u32::try_from(frames * 3_000 % (1 << 32)).unwrap_or(0);
-                let now = Instant::now();
-                let write = RtpWrite::new(pt, sequence.into(), time, now, packet(i == 0, last)).marker(last);
-                publisher.rtc.direct_api().stream_tx_by_mid(mid, None).context("no stream")?.write_rtp(write);
-                sequence += 1;
-                publisher.rtc.handle_input(Input::Timeout(now))?;
-                publisher.take()?;
-            }
-            frames += 1;
+        for p in &mut publishers {
+            p.send(elapsed)?;
         }
-        publisher.drive(&mut buffer)?;
-        for c in &mut clients {
-            c.drive(&mut buffer)?;
-        }
+        drive(&mut publishers, &mut clients, &mut buffer)?;
         std::thread::sleep(Duration::from_micros(300));
     }
+}
+
+fn drive(publishers: &mut [Publisher], clients: &mut [Client], buffer: &mut [u8]) -> Result<()> {
+    for c in publishers.iter_mut().map(|p| &mut p.client).chain(clients) {
+        c.drive(buffer)?;
+    }
+    Ok(())
 }
 
 fn connect(clients: &mut [&mut Client], buffer: &mut [u8]) -> Result<()> {
@@ -540,7 +618,8 @@ fn connect(clients: &mut [&mut Client], buffer: &mut [u8]) -> Result<()> {
 
 fn show(name: &str, s: &Seen) {
     println!(
-        "sfu: {name}: {} receivers: {:.2} us of processor a forwarded packet, {:.0} % of a core, {:.2} % lost, delay p50 {:.2} ms p99 {:.2} ms: {:.0} streams at 70 % of a core",
+        "sfu: {name}: {} rooms, {} receivers: {:.2} us of processor a forwarded packet, {:.0} % of a core, {:.2} % lost, delay p50 {:.2} ms p99 {:.2} ms: {:.0} streams at 70 % of a core",
+        s.rooms,
         s.receivers,
         s.cost,
         s.load * 100.0,
@@ -559,7 +638,7 @@ pub fn run() -> Result<()> {
     let ip = *sc_media::transport::network::addresses().iter().find(|a| a.is_ipv4()).context("this machine has no network address")?;
     let route = String::from_utf8(Command::new("ip").args(["-o", "addr", "show", "to", &format!("{ip}/32")]).output()?.stdout)?;
     let interface = route.split_whitespace().nth(1).context("no interface has the address")?.to_owned();
-    for n in [50, 150, 300, 600] {
+    for n in [(1, 50), (1, 150), (1, 300), (1, 600), (20, 5), (60, 5), (100, 6)] {
         let seen = measure(&mut Ours::start(ip)?, ip, n)?;
         show("ours", &seen);
     }
@@ -568,7 +647,7 @@ pub fn run() -> Result<()> {
         return Ok(());
     }
     for (name, loops) in [("Janus, a thread for each connection", 0), ("Janus, one event loop", 1)] {
-        for n in [50, 150] {
+        for n in [(1, 50), (1, 150), (20, 5)] {
             let seen = measure(&mut Janus::start(&interface, loops)?, ip, n)?;
             show(name, &seen);
         }
