@@ -281,6 +281,54 @@ mod tests {
         assert!(matches!(Camera::open(&Source::File(dir.path().join("none.y4m"))), Err(VideoError::File(..))));
     }
 
+    /// A screen on which nothing moves.
+    struct Still(Vec<u8>, bool);
+
+    impl Frames for Still {
+        fn width(&self) -> u32 {
+            640
+        }
+        fn height(&self) -> u32 {
+            360
+        }
+        fn rate(&self) -> u32 {
+            50
+        }
+        fn changed(&self) -> bool {
+            self.1
+        }
+        fn next(&mut self) -> Result<(), VideoError> {
+            self.1 = false;
+            Ok(())
+        }
+        fn frame(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_screen_that_rests_becomes_sharp_and_then_costs_next_to_nothing_and_keeps_its_size() {
+        let (to, mut from) = mpsc::channel(100);
+        let wishes = Arc::new(Wishes::default());
+        wishes.rate.store(100, Ordering::Relaxed);
+        let shared = wishes.clone();
+        let thread = std::thread::spawn(move || {
+            let still = Still([vec![90; 640 * 360], vec![120; 640 * 180]].concat(), true);
+            run(Box::new(still), Scaled::new(640, 360, true)?, &shared, &to)
+        });
+        std::thread::sleep(Duration::from_millis(2_600));
+        wishes.stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap().unwrap();
+        let mut seen = Vec::new();
+        while let Ok(f) = from.try_recv() {
+            seen.push(f);
+        }
+        // Each better than the one before, then one a second; of the 130 that were read.
+        assert!((usize::try_from(BETTER).unwrap() / 2..=14).contains(&seen.len()), "{}", seen.len());
+        let first = vp8::Decoder::new().unwrap().decode(&seen.first().unwrap().bytes).unwrap().unwrap();
+        assert_eq!((first.width, first.height), (640, 360), "small letters cannot be read");
+    }
+
     #[test]
     fn at_a_low_rate_a_picture_is_small_and_whole() {
         let mut e = Scaled::new(640, 360, false).unwrap();
