@@ -39,7 +39,9 @@ pub async fn permit(handle: &AppHandle, command: &Command) -> Result<(), AppErro
 fn change(follower: &mut Follower, event: &AppEvent) -> Option<Change> {
     let kind = |runs: bool, video: bool| runs.then_some(if video { Kind::Video } else { Kind::Voice });
     match event {
-        AppEvent::Call { call } => follower.call(call.as_ref().and_then(|c| kind(!matches!(c.phase.as_str(), "ended" | "incoming"), c.camera))),
+        AppEvent::Call { call } => {
+            follower.call(call.as_ref().and_then(|c| kind(!matches!(c.phase.as_str(), "ended" | "incoming"), c.camera)))
+        }
         AppEvent::Room { room } => follower.room(room.as_ref().and_then(|r| kind(r.phase != "over", r.camera))),
         _ => None,
     }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use anyhow::{Result, ensure};
-use sc_engine::{Event, ResetScope};
 use sc_engine::call::{EndCause, Phase};
+use sc_engine::{Event, ResetScope};
 use sc_media::Media;
 use sc_media::audio::{AudioSetup, Input, Output};
 use sc_protocol::ConversationId;

@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn colours_of_a_screen_are_those_of_video() {
         // White, red, green and blue, four points each; then black, which is left out.
-        let row: Vec<u8> = [[255, 255, 255, 0], [0, 0, 255, 9], [0, 255, 0, 0], [255, 0, 0, 255]].into_iter().flat_map(|p| [p, p]).flatten().collect();
+        let row: Vec<u8> =
+            [[255, 255, 255, 0], [0, 0, 255, 9], [0, 255, 0, 0], [255, 0, 0, 255]].into_iter().flat_map(|p| [p, p]).flatten().collect();
         let seen = I420::of(Layout::Bgrx, (8, 3), &[row.clone(), row, vec![0; 32]].concat()).unwrap();
         assert_eq!((seen.width, seen.height), (8, 2));
         let line = [235, 235, 82, 82, 144, 144, 41, 41];

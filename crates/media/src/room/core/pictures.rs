@@ -124,9 +124,7 @@ impl Core {
         let mut writes = Vec::new();
         while let Some(part) = parts.next() {
             own.sequence += 1;
-            writes.push(
-                RtpWrite::new(pt, own.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true),
-            );
+            writes.push(RtpWrite::new(pt, own.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true));
         }
         for write in writes {
             self.change(Which::Publisher, |s| {
