@@ -56,9 +56,7 @@ const { page, id, check, lookable, matrix, test, failed, finish } = await openBr
 const phase = (name) => page.locator(`[data-testid=call][data-phase=${name}]`).waitFor({ timeout: 20_000 });
 const gone = (what) => what.waitFor({ state: 'detached', timeout: 15_000 });
 const drawn = (where) => id(where).locator('canvas[data-drawn=true]').waitFor({ timeout: 20_000 });
-/** A screen is read twelve times a second. */
-const LEAST = 5;
-const follows = (name, where) => moves(name, () => id(where).locator('canvas').evaluate(numberOn), LEAST);
+const follows = (name, where) => moves(name, () => id(where).locator('canvas').evaluate(numberOn));
 const offered = () => page.locator('[data-testid=screen][data-window=true]', { hasText: 'Bài giảng số 3' });
 /** A guest's video has its first frame. */
 const begins = (video) => until('the first frame', () => video.evaluate((v) => v.videoWidth > 1).catch(() => false));
@@ -169,11 +167,11 @@ try {
     await offered().click();
     const own = page.locator('[data-testid=room-stage] [data-testid=tile][data-own=true][data-kind=screen] canvas[data-drawn=true]');
     await own.waitFor({ timeout: 20_000 });
-    await moves("one's own window", () => own.evaluate(numberOn), LEAST);
+    await moves("one's own window", () => own.evaluate(numberOn));
     for (const kind of ['screen', 'camera']) {
       const seen = an.page.locator(`[data-testid=tile][data-kind=${kind}][data-own=false] video`).first();
       await begins(seen);
-      await moves(`the ${kind}, seen by An,`, () => seen.evaluate(numberOnVideo), LEAST);
+      await moves(`the ${kind}, seen by An,`, () => seen.evaluate(numberOnVideo));
     }
     await lookable();
     await matrix('room-screen-own');
@@ -185,7 +183,7 @@ try {
     await offered().click();
     const again = an.page.locator('[data-testid=tile][data-kind=screen] video').first();
     await begins(again);
-    await moves('the screen, shown again,', () => again.evaluate(numberOnVideo), LEAST);
+    await moves('the screen, shown again,', () => again.evaluate(numberOnVideo));
     await id('room-leave').click();
     await id('room-close-notice').click();
     await until('nothing is read any more', () => read() === 0);
