@@ -118,7 +118,7 @@ try {
     await id('meeting-link').fill(`${door}#${key.startsWith('A') ? 'B' : 'A'}${key.slice(1)}`);
     await id('meeting-enter').click();
     await phase('inside');
-    await page.locator('[data-testid=room-bar] .note.bad').waitFor({ timeout: 20_000 });
+    await page.locator('[data-testid=room-bar] .note.bad', { hasText: 'another key' }).waitFor({ timeout: 20_000 });
     await id('room-stage').waitFor();
     await page.waitForTimeout(2_000);
     assert((await page.locator('canvas[data-drawn=true]').count()) === 0, 'nothing is drawn');
