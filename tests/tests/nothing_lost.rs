@@ -90,7 +90,8 @@ async fn twenty_kills_of_a_client_lose_nothing_it_has_shown() -> Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        tokio::time::sleep(Duration::from_millis(rng.gen_range(60..260))).await;
+        // Later and later, so that some get far enough on a slow machine too.
+        tokio::time::sleep(Duration::from_millis(rng.gen_range(60..260 + 30 * i))).await;
         child.kill()?;
         child.wait()?;
     }
