@@ -368,7 +368,7 @@ impl Task {
         };
         self.close().await;
         self.screen = screen;
-        self.transport.is_screen(screen);
+        self.transport.set_screen(screen);
         // Why there is nothing stays said.
         if wanted || !matches!(self.tell.borrow().own, OwnPicture::Failed(_)) {
             self.own(if wanted { OwnPicture::On } else { OwnPicture::Off });

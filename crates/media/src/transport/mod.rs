@@ -125,7 +125,7 @@ pub trait Transport: Carrier {
     /// Takes addresses of the other side; those that make no sense are passed over.
     async fn add_candidates(&self, list: &[String]);
     /// What pictures are of from now on: a screen, or a camera.
-    fn is_screen(&self, screen: bool);
+    fn set_screen(&self, screen: bool);
     /// Sends a packet of pictures; its number is given by the transport.
     async fn send_picture(&self, timestamp: u32, last: bool, payload: Vec<u8>);
     /// Asks for packets of pictures that did not come, once more (RFC 4585, 6.2.1).

@@ -209,8 +209,8 @@ impl Transport for Peer {
         }
     }
 
-    fn is_screen(&self, screen: bool) {
-        self.own.is_screen(screen);
+    fn set_screen(&self, screen: bool) {
+        self.own.set_screen(screen);
     }
 
     async fn send_picture(&self, timestamp: u32, last: bool, payload: Vec<u8>) {

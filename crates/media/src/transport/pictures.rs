@@ -251,7 +251,7 @@ impl Own {
         self.track.clone()
     }
 
-    pub(super) fn is_screen(&self, screen: bool) {
+    pub(super) fn set_screen(&self, screen: bool) {
         self.content.own.store(screen, Ordering::Relaxed);
     }
 
