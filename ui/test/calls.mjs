@@ -124,6 +124,9 @@ try {
     ears.pactl('set-default-source', 'mic');
     await id('call-trouble').waitFor({ state: 'detached', timeout: 15_000 });
     assert(await phase('active').isVisible(), 'the call goes on');
+    // A sound server takes 64 connections, and the devices were looked at and opened many times by now.
+    const clients = ears.pactl('list', 'short', 'clients').stdout.trim().split('\n').length;
+    assert(clients < 12, `no connection to the sound server is left behind: ${clients}`);
     other.child.kill('SIGKILL');
     await phase('reconnecting').waitFor({ timeout: 15_000 });
     await matrix('call-reconnecting');

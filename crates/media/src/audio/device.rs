@@ -47,13 +47,12 @@ impl Devices {
     /// What there is right now. Asks the system: not for a thread that must not wait.
     #[must_use]
     pub fn now() -> Self {
-        Self { microphones: list(true), speakers: list(false) }
+        let host = cpal::default_host();
+        Self { microphones: list(&host, true), speakers: list(&host, false) }
     }
 }
 
-/// What there is right now of one sort. Asks the system: not for a thread that must not wait.
-fn list(input: bool) -> Vec<Device> {
-    let host = cpal::default_host();
+fn list(host: &cpal::Host, input: bool) -> Vec<Device> {
     let preferred = if input { host.default_input_device() } else { host.default_output_device() };
     let preferred = preferred.and_then(|d| d.id().ok());
     let describe = |d: cpal::Device| {

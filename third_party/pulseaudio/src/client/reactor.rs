@@ -47,6 +47,15 @@ struct SharedState {
     protocol_version: u16,
     next_seq: AtomicU32,
     _thread_handle: JoinHandle<super::Result<()>>,
+    /// Changed: see README.md.
+    waker: Arc<Waker>,
+}
+
+/// Changed: the thread sleeps until something happens, and that nobody is left who could ask for anything is something.
+impl Drop for SharedState {
+    fn drop(&mut self) {
+        let _ = self.waker.0.wake();
+    }
 }
 
 // We need to wrap this to implement futures::task::ArcWake.
@@ -61,8 +70,9 @@ impl futures::task::ArcWake for Waker {
 #[derive(Clone)]
 pub(super) struct ReactorHandle {
     state: Weak<Mutex<ReactorState>>,
-    shared: Arc<SharedState>,
+    /// Changed: before `shared`, and so dropped before the thread is woken for the last time.
     outgoing: Sender<(u32, protocol::Command)>,
+    shared: Arc<SharedState>,
     waker: Arc<Waker>,
 }
 
@@ -317,12 +327,13 @@ impl Reactor {
         Ok(ReactorHandle {
             state: Arc::downgrade(&state),
             outgoing: cmd_tx,
-            waker,
             shared: Arc::new(SharedState {
                 protocol_version,
                 next_seq: AtomicU32::new(1024),
                 _thread_handle: reactor_thread,
+                waker: waker.clone(),
             }),
+            waker,
         })
     }
 
@@ -335,7 +346,10 @@ impl Reactor {
 
             // Handle any requested writes.
             self.write_streams()?;
-            self.write_commands()?;
+            // Changed: an end is not an error.
+            if !self.write_commands()? {
+                return Ok(());
+            }
         }
     }
 
@@ -442,11 +456,12 @@ impl Reactor {
         }
     }
 
-    fn write_commands(&mut self) -> Result<(), ClientError> {
+    /// False when nobody is left who could command anything.
+    fn write_commands(&mut self) -> Result<bool, ClientError> {
         loop {
             // Drain the write buffer...
             if !drain_buf(&mut self.write_buf, &mut self.socket)? {
-                return Ok(());
+                return Ok(true);
             }
 
             // ...and encode new command messages into it.
@@ -460,8 +475,8 @@ impl Reactor {
                         self.protocol_version,
                     )?;
                 }
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(ClientError::Disconnected),
+                Err(TryRecvError::Empty) => return Ok(true),
+                Err(TryRecvError::Disconnected) => return Ok(false),
             };
         }
     }
