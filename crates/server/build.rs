@@ -3,12 +3,16 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// From the package's folder, where cargo runs this. Relative, so that a clone that shares its target folder with another one looks
+/// into its own.
+const BUILT: &str = "../../ui/dist-room";
+
 fn main() {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ui/dist-room");
-    println!("cargo::rerun-if-changed={}", built.display());
+    let built = Path::new(BUILT);
+    println!("cargo::rerun-if-changed={BUILT}");
     let mut table = String::from("/// Path below `/r/`, bytes.\npub(super) static FILES: &[(&str, &[u8])] = &[\n");
-    for (name, file) in files(&built) {
-        println!("cargo::rerun-if-changed={}", file.display());
+    for (name, file) in files(built) {
+        println!("cargo::rerun-if-changed={BUILT}/{name}");
         writeln!(table, "    ({name:?}, include_bytes!({:?})),", file.display().to_string()).expect("a string takes everything");
     }
     table.push_str("];\n");

@@ -24,7 +24,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// Builds `tests/NAME/shim.c` into `dir`, to be preloaded into a program.
 pub fn preload(name: &str, dir: &Path) -> Result<PathBuf> {
     let shim = dir.join(format!("{name}.so"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(name).join("shim.c");
+    // Cargo says where this clone is; another one may share its target folder.
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let source = folder.join(name).join("shim.c");
     let mut cc = Command::new("cc");
     cc.args(["-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(&shim).arg(source).arg("-ldl");
     if !cc.status().context("a C compiler is needed (apt install gcc)")?.success() {
