@@ -110,13 +110,35 @@ try {
     const link = await page.locator('[data-testid=meeting] .line').innerText();
     await page.locator('[data-testid=meeting] .btn.primary').click();
     await phase('inside');
-    const hoa = stay('hoa', link, ['--audio-file', 'none']);
+    const hoa = stay('hoa', link, ['--audio-file', join(dir, 'lan.wav')]);
     await id('room-waits').waitFor({ timeout: 20_000 });
     await id('room-details').click();
     await id('room-admit').waitFor();
     await matrix('room-door');
     await id('room-admit').click();
     await page.locator('[data-testid=room-person][data-name=hoa]').waitFor({ timeout: 20_000 });
+    await page.getByLabel('Turn off the microphone of hoa').click();
+    await page.locator('[data-testid=room-person][data-name=hoa]').getByLabel('The microphone is off').waitFor({ timeout: 20_000 });
+    await until('hoa knows that she is not heard', () => hoa.lines.findLast((l) => l.people)?.people.some((p) => p.name === 'hoa' && !p.microphone));
+    await until('and she is not', async () => strength(await ears.listen('spk.monitor', 2), LOW) < 0.05);
+
+    await id('room-lock').click();
+    await page.locator('[data-testid=room-lock][aria-pressed=true]').waitFor();
+    const early = stay('ngoc', link, ['--audio-file', 'none']);
+    assert((await early.ended) === 6, 'a locked room lets nobody in');
+    await id('room-lock').click();
+    await page.locator('[data-testid=room-lock][aria-pressed=false]').waitFor();
+    const waits = stay('ngoc', link, ['--audio-file', 'none']);
+    await page.getByText('Turn away').click();
+    await waits.ended;
+    assert(waits.lines.at(-1)?.cause === 'ROOM_REFUSED', `ngoc is told: ${JSON.stringify(waits.lines.at(-1))}`);
+    await page.getByText('Let people in at once').click();
+    await page.getByText('Let people wait first').waitFor();
+    const ngoc = stay('ngoc', link, ['--audio-file', 'none']);
+    await page.locator('[data-testid=room-person][data-name=ngoc]').waitFor({ timeout: 20_000 });
+    ngoc.child.kill('SIGTERM');
+    await page.locator('[data-testid=room-person][data-name=ngoc]').waitFor({ state: 'detached', timeout: 20_000 });
+
     await page.getByLabel('Take hoa out of the room').click();
     assert((await hoa.ended) === 0 && hoa.lines.at(-1).cause === 'removed', 'hoa is told');
     await page.keyboard.press('Escape');

@@ -26,8 +26,8 @@ fn exit_code(e: &AppError) -> u8 {
         | "WRONG_KEY"
         | "PASSWORD_NEEDED" => 3,
         "NOT_FOUND" => 5,
-        "ROOM_FULL" | "ROOM_LOCKED" | "FORBIDDEN" | "NOT_A_MEMBER" | "RATE_LIMITED" | "IDENTITY_CHANGED" | "IDENTITY_MISMATCH"
-        | "ROLLED_BACK" => 6,
+        "ROOM_FULL" | "ROOM_LOCKED" | "ROOM_REFUSED" | "FORBIDDEN" | "NOT_A_MEMBER" | "RATE_LIMITED" | "IDENTITY_CHANGED"
+        | "IDENTITY_MISMATCH" | "ROLLED_BACK" => 6,
         c if c.starts_with("BAD_") || matches!(c, "EMPTY" | "TOO_LONG" | "WEAK_PASSWORD" | "SELF" | "USERNAME_TAKEN") => 2,
         _ => 1,
     }

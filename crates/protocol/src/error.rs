@@ -86,8 +86,10 @@ codes! {
     SlowConsumer = "SLOW_CONSUMER", 503, true;
     /// Every seat of the room is taken.
     RoomFull = "ROOM_FULL", 409, true;
-    /// A host has locked the room, or has turned whoever asks away.
+    /// A host has locked the room.
     RoomLocked = "ROOM_LOCKED", 403, false;
+    /// A host has turned whoever asks away, or has taken them out.
+    RoomRefused = "ROOM_REFUSED", 403, false;
     /// The registration of new accounts is switched off.
     RegistrationClosed = "REGISTRATION_CLOSED", 403, false;
 }

@@ -489,6 +489,7 @@ room-cause-duplicate_identity = You have come in on another page.
 room-cause-lost = The connection broke and did not come back.
 error-ROOM_FULL = Every seat of the room is taken. Try again when somebody has left.
 error-ROOM_LOCKED = The room is locked. Ask its host to let you in.
+error-ROOM_REFUSED = The host does not let you in.
 room-chat-send = Send
 
 # rooms in the app; $name is a person or a conversation, $count how many

@@ -445,6 +445,7 @@ room-cause-duplicate_identity = Bạn đã vào phòng ở một trang khác.
 room-cause-lost = Mất kết nối và không nối lại được.
 error-ROOM_FULL = Phòng đã hết chỗ. Hãy thử lại khi có người rời đi.
 error-ROOM_LOCKED = Phòng đang khóa. Hãy nhờ chủ phòng cho bạn vào.
+error-ROOM_REFUSED = Chủ phòng không cho bạn vào.
 room-chat-send = Gửi
 
 # phòng trong ứng dụng

@@ -88,7 +88,7 @@ async fn decide(app: &App, id: RoomId, visitor: &Visitor, asked: RoomTokenReques
         (_, false) => true,
         (Some(t), true) => match app.rooms.with(id, |l| l.waiting.get_mut(t).map(|w| (w.asked = now, w.admitted).1)) {
             Some(Some(true)) => true,
-            Some(Some(false)) => return Err(ApiError::new(ErrorCode::RoomLocked, "The host did not let you in.")),
+            Some(Some(false)) => return Err(ApiError::new(ErrorCode::RoomRefused, "The host did not let you in.")),
             Some(None) => return Ok(RoomTokenAnswer::Waiting { ticket: t.clone() }),
             None => false,
         },
@@ -184,6 +184,6 @@ pub fn refusal(no: NoSeat) -> ApiError {
     match no {
         NoSeat::Full => ApiError::new(ErrorCode::RoomFull, "Every seat of the room is taken. Try again when somebody has left."),
         NoSeat::Locked => ApiError::new(ErrorCode::RoomLocked, "The room is locked. Ask its host to open it."),
-        NoSeat::Removed => ApiError::new(ErrorCode::RoomLocked, "The host has taken you out of this room."),
+        NoSeat::Removed => ApiError::new(ErrorCode::RoomRefused, "The host has taken you out of this room."),
     }
 }
