@@ -4,6 +4,8 @@
 //! draw), nothing else: no plugin command is exposed to it. On phones it tells the system of calls ([`phone`]).
 
 mod attention;
+#[cfg(target_os = "linux")]
+mod graphics;
 mod phone;
 
 use sc_app::command::{AppEvent, Command};
@@ -101,6 +103,8 @@ pub fn run() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SECURECONNECT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(sc_app::LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    #[cfg(target_os = "linux")]
+    graphics::choose();
     let built = tauri::Builder::default()
         .plugin(tauri_plugin_call_session::init())
         .manage(Shell::default())
