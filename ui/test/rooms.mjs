@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { chromium } from 'playwright-core';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, shots, strength, tone, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, shots, tone, until } from './kit.mjs';
 
 const bin = process.argv[2];
 const srv = await server(bin);
