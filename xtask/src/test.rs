@@ -4,7 +4,7 @@ use crate::fuzz;
 use crate::setup;
 use crate::sh::{cargo, run, say, target_dir};
 use anyhow::{Result, ensure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Instant, SystemTime};
 
@@ -88,13 +88,12 @@ fn voice_bench() -> Result<()> {
     let folder = target_dir()?.join("voice");
     std::fs::create_dir_all(&folder)?;
     run(Command::new(&python).args(["crates/bench/voice.py", "make"]).arg(&folder))?;
-    run(cargo().args(["run", "--release", "-p", "sc-bench", "--", "--voice"]).arg(&folder))?;
+    let bin = release()?;
+    run(Command::new(bin.join("sc-bench")).arg("--voice").arg(&folder))?;
     let mut received: Vec<_> = std::fs::read_dir(&folder)?.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
     received.retain(|n| n.starts_with("received-"));
     received.sort();
     run(Command::new(&python).args(["crates/bench/voice.py", "score"]).arg(&folder).args(received))?;
-    run(cargo().args(["build", "--release", "-p", "secureconnect-cli", "-p", "secureconnect-server"]))?;
-    let bin = target_dir()?.join("release");
     call_quality(&bin, false)?;
     roaming(&bin)
 }
@@ -163,6 +162,25 @@ fn newest(path: &Path) -> Result<SystemTime> {
     Ok(latest)
 }
 
+/// All programs in release, always together: cargo builds what they share once for one choice of packages, and anew for another.
+fn release() -> Result<PathBuf> {
+    setup::build()?;
+    ui_build()?;
+    run(cargo().args([
+        "build",
+        "--release",
+        "-p",
+        "sc-bench",
+        "-p",
+        "secureconnect",
+        "-p",
+        "secureconnect-cli",
+        "-p",
+        "secureconnect-server",
+    ]))?;
+    Ok(target_dir()?.join("release"))
+}
+
 /// The benchmarks, in release.
 pub fn bench(rest: &[String]) -> Result<()> {
     let (window, others): (Vec<_>, Vec<_>) = rest.iter().partition(|w| *w == "window");
@@ -172,25 +190,19 @@ pub fn bench(rest: &[String]) -> Result<()> {
     let (cost, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|w| *w == "call-cost");
     let (voice, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|w| *w == "voice");
     if rest.is_empty() || !voice.is_empty() {
-        setup::headless()?;
         voice_bench()?;
     }
     if rest.is_empty() || !others.is_empty() {
-        setup::headless()?;
-        run(cargo().args(["run", "--release", "-p", "sc-bench", "--"]).args(others))?;
+        let exe = release()?.join("sc-bench");
+        run(Command::new(exe).args(others))?;
     }
     if rest.is_empty() || !cost.is_empty() {
         setup::all()?;
-        ui_build()?;
-        run(cargo().args(["build", "--release", "-p", "secureconnect", "-p", "secureconnect-cli", "-p", "secureconnect-server"]))?;
-        run(Command::new("node").arg("test/callcost.mjs").arg(target_dir()?.join("release")).current_dir("ui"))?;
+        run(Command::new("node").arg("test/callcost.mjs").arg(release()?).current_dir("ui"))?;
     }
     if rest.is_empty() || !window.is_empty() {
         setup::all()?;
-        ui_build()?;
-        run(cargo().args(["build", "--release", "-p", "sc-bench"]))?;
-        run(cargo().args(["build", "--release", "-p", "secureconnect"]))?;
-        run(Command::new("node").arg("test/startup.mjs").arg(target_dir()?.join("release")).current_dir("ui"))?;
+        run(Command::new("node").arg("test/startup.mjs").arg(release()?).current_dir("ui"))?;
     }
     Ok(())
 }
