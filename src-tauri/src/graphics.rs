@@ -1,7 +1,7 @@
 //! How the web view draws under Linux where there is no graphics card.
 //!
 //! WebKitGTK composes its window by OpenGL. Without a card that is done by the processor, the whole window for each picture of a call, and
-//! costs three quarters of what a call takes (`docs/benchmarks.md`). Its other way draws only what has changed. It is chosen by a variable
+//! is more than half of what such a call takes (`docs/benchmarks.md`). Its other way draws only what has changed. It is chosen by a variable
 //! of the environment that WebKit reads at its start, and a running program cannot safely change its environment: it starts itself anew, once.
 
 use std::os::unix::process::CommandExt as _;
