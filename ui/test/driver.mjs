@@ -12,7 +12,8 @@ const STIR = `const dot = document.createElement('i');
   Object.assign(dot.style, { position: 'fixed', width: '1px', height: '1px', bottom: '0', right: '0', pointerEvents: 'none' });
   document.body.append(dot);
   let n = 0;
-  window.stirring = setInterval(() => (dot.style.background = n++ % 2 ? 'transparent' : 'currentColor'), 30);`;
+  const timer = setInterval(() => (dot.style.background = n++ % 2 ? 'transparent' : 'currentColor'), 30);
+  window.settle = () => (clearInterval(timer), dot.remove());`;
 const own = [];
 process.on('exit', () => own.forEach(kill));
 export const pause = (ms) => new Promise((r) => setTimeout(r, ms));
@@ -98,7 +99,7 @@ export async function openWindow(bin, profile, { bus = 'unix:path=/nonexistent' 
     async shot(name) {
       await script(STIR);
       writeFileSync(join(shots, `window-${name}.png`), Buffer.from(await wd('GET', `${s}/screenshot`), 'base64'));
-      await script('clearInterval(window.stirring); document.body.lastElementChild.remove()');
+      await script('window.settle()');
     },
     /** Takes a picture and runs axe: nothing serious may be wrong. */
     async check(name) {

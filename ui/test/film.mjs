@@ -4,12 +4,12 @@ import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 import { assert, dir } from './kit.mjs';
 
-const [WIDTH, HEIGHT, FRAMES, BITS] = [640, 360, 128, 7];
+const [WIDTH, HEIGHT, RATE, FRAMES, BITS] = [640, 360, 20, 128, 7];
 
 /** Frame n shows n in white and black blocks, the last one so that the number of white ones is even; everything is reddish. */
 function camera(path) {
   const file = openSync(path, 'w');
-  writeSync(file, `YUV4MPEG2 W${WIDTH} H${HEIGHT} F20:1 Ip A1:1 C420jpeg\n`);
+  writeSync(file, `YUV4MPEG2 W${WIDTH} H${HEIGHT} F${RATE}:1 Ip A1:1 C420jpeg\n`);
   const frame = Buffer.alloc(WIDTH * HEIGHT * 1.5, 120);
   frame.fill(190, WIDTH * HEIGHT * 1.25);
   for (let n = 0; n < FRAMES; n++) {
@@ -75,12 +75,18 @@ export async function follows(name, read) {
   const moved = () => seen.filter((s, i) => i > 0 && s.number !== seen[i - 1].number).length;
   for (let i = 0; i < 60 && (i < 12 || moved() < 8); i++) {
     await new Promise((wait) => setTimeout(wait, 150));
-    seen.push(await read());
+    seen.push({ ...(await read()), at: Date.now() });
   }
   assert(seen.every((s) => s.even), `what ${name} shows is read: ${JSON.stringify(seen)}`);
   assert(seen.every((s) => s.red > 40), `in its colour: ${JSON.stringify(seen)}`);
   const steps = seen.slice(1).map((s, i) => (s.number - seen[i].number + FRAMES) % FRAMES);
-  // The numbers begin anew: what is a quarter of them back would be an old frame, what is further on was long in coming.
-  assert(steps.every((s) => s < (FRAMES * 3) / 4), `no frame before one that was drawn: ${steps}`);
+  // The numbers begin anew, so an old frame looks like one far ahead: no further than what was filmed since the last one came, and a quarter of them.
+  let since = seen[0].at;
+  const ahead = steps.map((s, i) => {
+    const most = FRAMES / 4 + (RATE * (seen[i + 1].at - since)) / 1000;
+    if (s > 0) since = seen[i + 1].at;
+    return s < Math.min(most, (FRAMES * 3) / 4);
+  });
+  assert(ahead.every(Boolean), `no frame before one that was drawn: ${steps}`);
   assert(moved() >= 8, `it moves: ${steps}`);
 }

@@ -117,6 +117,7 @@ try {
     await matrix('room-door');
     await id('room-admit').click();
     await page.locator('[data-testid=room-person][data-name=hoa]').waitFor({ timeout: 20_000 });
+    await until('hoa is heard', async () => strength(await ears.listen('spk.monitor', 2), LOW) > 0.4);
     await page.getByLabel('Turn off the microphone of hoa').click();
     await page.locator('[data-testid=room-person][data-name=hoa]').getByLabel('The microphone is off').waitFor({ timeout: 20_000 });
     await until('hoa knows that she is not heard', () => hoa.lines.findLast((l) => l.people)?.people.some((p) => p.name === 'hoa' && !p.microphone));
@@ -125,7 +126,7 @@ try {
     await id('room-lock').click();
     await page.locator('[data-testid=room-lock][aria-pressed=true]').waitFor();
     const early = stay('ngoc', link, ['--audio-file', 'none']);
-    assert((await early.ended) === 6, 'a locked room lets nobody in');
+    assert((await early.ended) === 6 && early.lines.at(-1).cause === 'ROOM_LOCKED', 'a locked room lets nobody in');
     await id('room-lock').click();
     await page.locator('[data-testid=room-lock][aria-pressed=false]').waitFor();
     const waits = stay('ngoc', link, ['--audio-file', 'none']);
@@ -141,6 +142,8 @@ try {
 
     await page.getByLabel('Take hoa out of the room').click();
     assert((await hoa.ended) === 0 && hoa.lines.at(-1).cause === 'removed', 'hoa is told');
+    const again = stay('hoa', link, ['--audio-file', 'none']);
+    assert((await again.ended) === 6 && again.lines.at(-1).cause === 'ROOM_REFUSED', 'who was taken out stays out');
     await page.keyboard.press('Escape');
     await id('room-leave').click();
     await phase('over');

@@ -1,5 +1,5 @@
 // The story in the real window: without a keyring, and with a real one.
-import { readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { follows, guests, numberOn } from './film.mjs';
 import { keyring, kill, openWindow, tool, until } from './driver.mjs';
@@ -16,6 +16,21 @@ const step = async (name, f) => {
   console.log(`ok  ${name}`);
 };
 
+/** The environments of the windows that this test has opened. */
+function environments() {
+  const profile = `SECURECONNECT_PROFILE=${join(dir, 'minh')}`;
+  const found = readdirSync('/proc').filter((pid) => /^\d+$/.test(pid)).flatMap((pid) => {
+    try {
+      if (readlinkSync(`/proc/${pid}/exe`) !== realpathSync(join(bin, 'secureconnect'))) return [];
+      return [readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')];
+    } catch {
+      // It has ended meanwhile, or is the kernel's.
+      return [];
+    }
+  });
+  return found.filter((e) => e.includes(profile));
+}
+
 try {
   await step('the window opens and asks for a passphrase, as no keyring answers', async () => {
     await w.id('passphrase');
@@ -23,6 +38,11 @@ try {
     await w.check('passphrase');
     await w.type('passphrase', PASSPHRASE);
     await w.click('unlock');
+  });
+  await step('without a graphics card the window draws in the plain way', () => {
+    const card = existsSync('/dev/dri') && readdirSync('/dev/dri').some((name) => name.startsWith('renderD'));
+    const plain = environments().map((e) => e.includes('WEBKIT_DISABLE_DMABUF_RENDERER=1'));
+    assert(plain.length === 1 && plain[0] === !card, `one window, with a card ${card}: ${plain}`);
   });
   await step('an account is made', async () => {
     await w.type('username', 'minh');
