@@ -22,7 +22,8 @@ fn options(world: &World, answer: RoomTokenAnswer, keys: Keys, input: Input, out
 /// Into the room of a conversation, with the keys of its group.
 async fn join(world: &World, p: &Person, c: ConversationId, input: Input, output: Output) -> Result<Room> {
     let answer = p.engine.enter_conversation_room(c).await?;
-    let (epoch, secret) = p.engine.room_secret(c).await?;
+    // Whoever has just learnt of the conversation may have no session in it yet.
+    let (epoch, secret) = p.engine.await_room_secret(c).await?;
     let mut keys = Keys::default();
     keys.add_epoch(epoch, secret, Instant::now());
     Ok(Room::enter(options(world, answer, keys, input, output)).0)

@@ -16,10 +16,14 @@ use sc_protocol::{ConversationId, RoomId};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
 use zeroize::Zeroizing;
 
 /// Bytes of a link's key.
 const KEY: usize = 32;
+/// How long a session that is on its way is waited for.
+const SESSION: Duration = Duration::from_secs(10);
 /// Where the links of rooms one has made are kept.
 const MADE: &str = "rooms_made";
 
@@ -157,14 +161,38 @@ impl Engine {
 
     /// The secret of the conversation's present epoch for the media of its room: epoch and 32 bytes.
     pub async fn room_secret(&self, id: ConversationId) -> EngineResult<(u64, Zeroizing<Vec<u8>>)> {
+        self.known_room_secret(id).await?.ok_or_else(no_session)
+    }
+
+    /// The same; a session that is still on its way is waited for. A conversation is known before its Welcome has come,
+    /// and a healing one has no session for a moment.
+    pub async fn await_room_secret(&self, id: ConversationId) -> EngineResult<(u64, Zeroizing<Vec<u8>>)> {
+        // From before the first look, so that nothing comes between.
+        let mut events = self.events();
+        let until = tokio::time::Instant::now() + SESSION;
+        loop {
+            if let Some(found) = self.known_room_secret(id).await? {
+                return Ok(found);
+            }
+            match tokio::time::timeout_at(until, events.recv()).await {
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) => {}
+                Ok(Err(RecvError::Closed)) | Err(_) => return Err(no_session()),
+            }
+        }
+    }
+
+    async fn known_room_secret(&self, id: ConversationId) -> EngineResult<Option<(u64, Zeroizing<Vec<u8>>)>> {
         self.db()
             .write(move |cx| {
                 let c = cx.conversation(id)?;
                 cx.with_group(&c, |g, context| Ok((g.epoch(), g.export_media_secret(context, id.as_bytes())?)))
             })
-            .await?
-            .ok_or_else(|| EngineError::invalid("NO_SESSION", "There is no secure session in this conversation yet."))
+            .await
     }
+}
+
+fn no_session() -> EngineError {
+    EngineError::invalid("NO_SESSION", "There is no secure session in this conversation yet.")
 }
 
 /// A part of a path: identities and tickets have no character that would have to be escaped.

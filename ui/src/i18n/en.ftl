@@ -553,6 +553,7 @@ meeting-state = { $inside } of { $seats } inside
 meeting-close = Close this room for good
 meeting-close-sure = Close this room
 error-IN_ROOM = You are in a room already. Leave it first.
+error-NO_SESSION = There is no secure session in this conversation yet. Wait until you are connected, and try again.
 error-NOT_IN_ROOM = You are in no room.
 error-BAD_LINK = This is no complete link of a meeting room. Copy all of it.
 error-NOT_SENT = That was not sent. Try again.

@@ -508,6 +508,7 @@ meeting-state = { $inside }/{ $seats } người đang ở trong
 meeting-close = Đóng hẳn phòng này
 meeting-close-sure = Đóng phòng này
 error-IN_ROOM = Bạn đang ở trong một phòng. Hãy rời phòng đó trước.
+error-NO_SESSION = Cuộc trò chuyện này chưa có phiên bảo mật. Hãy đợi đến khi có kết nối rồi thử lại.
 error-NOT_IN_ROOM = Bạn không ở trong phòng nào.
 error-BAD_LINK = Liên kết phòng họp này chưa đủ. Hãy chép hết cả liên kết.
 error-NOT_SENT = Chưa gửi được. Hãy thử lại.

@@ -232,7 +232,7 @@ impl App {
         };
         let (keys, base) = match &door {
             Door::Conversation(c) => {
-                let (epoch, secret) = e.room_secret(*c).await?;
+                let (epoch, secret) = e.await_room_secret(*c).await?;
                 let check = e.epoch_check(*c).await?.unwrap_or_default();
                 self.change(|a| {
                     a.epoch = Some(epoch);
