@@ -6,6 +6,7 @@ use futures::channel::oneshot;
 use futures::FutureExt as _;
 
 use super::reactor::ReactorHandle;
+use super::recent::Recent;
 use super::{ClientError, PlaybackSource, Result as ClientResult};
 use crate::protocol;
 
@@ -20,6 +21,7 @@ struct InnerPlaybackStream {
     handle: ReactorHandle,
     info: protocol::CreatePlaybackStreamReply,
     eof_notify: futures::future::Shared<oneshot::Receiver<()>>,
+    timing: Recent<protocol::PlaybackLatency>,
 }
 
 impl std::fmt::Debug for PlaybackStream {
@@ -45,6 +47,7 @@ impl PlaybackStream {
             handle,
             info,
             eof_notify: eof_rx.shared(),
+            timing: Recent::default(),
         })))
     }
 
@@ -87,9 +90,14 @@ impl PlaybackStream {
             .await
     }
 
-    /// Fetches playback timing information for the playback stream.
+    /// Fetches playback timing information for the playback stream. An answer of the
+    /// last tenth of a second is given again.
     pub async fn timing_info(&self) -> ClientResult<protocol::PlaybackLatency> {
-        self.0
+        if let Some(known) = self.0.timing.get() {
+            return Ok(known);
+        }
+        let answer = self
+            .0
             .handle
             .roundtrip_reply(protocol::Command::GetPlaybackLatency(
                 protocol::LatencyParams {
@@ -97,7 +105,8 @@ impl PlaybackStream {
                     now: time::SystemTime::now(),
                 },
             ))
-            .await
+            .await?;
+        Ok(self.0.timing.keep(answer))
     }
 
     /// Corks the playback stream (temporarily pausing playback).
