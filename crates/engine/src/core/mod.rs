@@ -311,7 +311,18 @@ impl Db {
             let _ = tx.send(f(core));
         });
         self.tx.send(task).await.map_err(|_| EngineError::Stopped)?;
-        rx.await.map_err(|_| EngineError::Stopped)?
+        self.answer(rx).await
+    }
+
+    /// The answer, or that the thread has ended. A task that is put into the queue while the thread ends is neither run nor dropped
+    /// as long as there is a handle: the answer alone would be waited for without an end.
+    async fn answer<T>(&self, mut rx: oneshot::Receiver<EngineResult<T>>) -> EngineResult<T> {
+        tokio::select! {
+            biased;
+            answer = &mut rx => answer.map_err(|_| EngineError::Stopped)?,
+            // It may have been the last task.
+            () = self.tx.closed() => rx.try_recv().map_err(|_| EngineError::Stopped)?,
+        }
     }
 }
 
@@ -345,5 +356,37 @@ impl Core {
             Err(_) => self.groups.0.clear(),
         }
         result
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn without_thread() -> (Db, mpsc::Receiver<Task>) {
+        let (tx, rx) = mpsc::channel(1);
+        (Db { tx, crypto: Arc::new(Crypto::default()) }, rx)
+    }
+
+    #[tokio::test]
+    async fn a_task_that_meets_the_end_of_the_thread_is_not_waited_for() {
+        let (db, rx) = without_thread();
+        let place = db.tx.clone().reserve_owned().await.unwrap();
+        drop(rx);
+        let (answer, waiting) = oneshot::channel::<EngineResult<()>>();
+        place.send(Box::new(move |_| drop(answer)));
+        let got = tokio::time::timeout(Duration::from_secs(5), db.answer(waiting)).await.expect("it waits for ever");
+        assert!(matches!(got, Err(EngineError::Stopped)));
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_the_last_task_is_given() {
+        let (db, rx) = without_thread();
+        let (answer, waiting) = oneshot::channel();
+        answer.send(Ok(7)).unwrap();
+        drop(rx);
+        assert_eq!(db.answer(waiting).await.unwrap(), 7);
     }
 }
