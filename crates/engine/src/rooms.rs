@@ -164,8 +164,7 @@ impl Engine {
         self.known_room_secret(id).await?.ok_or_else(no_session)
     }
 
-    /// The same; a session that is still on its way is waited for. A conversation is known before its Welcome has come,
-    /// and a healing one has no session for a moment.
+    /// The same; a session that is still on its way is waited for: a conversation is known before its Welcome has come.
     pub async fn await_room_secret(&self, id: ConversationId) -> EngineResult<(u64, Zeroizing<Vec<u8>>)> {
         // From before the first look, so that nothing comes between.
         let mut events = self.events();
