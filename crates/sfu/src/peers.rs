@@ -17,6 +17,8 @@ use str0m::{Candidate, Event, Input, Output, Rtc, RtcError};
 
 pub(crate) type PeerKey = u64;
 pub(crate) type TrackKey = u64;
+/// Somebody's address: the same port may be another's in UDP and in TCP.
+type Address = (Protocol, SocketAddr);
 
 /// A connection's timers are looked at this often at most.
 const TOGETHER: Duration = Duration::from_millis(1);
@@ -63,13 +65,13 @@ pub(crate) struct Peer {
     /// Media on its way out.
     waiting: Vec<(Mid, RtpWrite)>,
     ufrag: String,
-    addresses: VecDeque<SocketAddr>,
+    addresses: VecDeque<Address>,
 }
 
 #[derive(Default)]
 pub(crate) struct Peers {
     all: HashMap<PeerKey, Peer>,
-    by_address: HashMap<SocketAddr, PeerKey>,
+    by_address: HashMap<Address, PeerKey>,
     by_ufrag: HashMap<String, PeerKey>,
     due: BTreeSet<(Instant, PeerKey)>,
     /// Who has media waiting, and since when the first of them.
@@ -256,15 +258,16 @@ impl Peers {
     /// Gives a datagram to whose it is; one that is nobody's is dropped.
     pub(crate) fn receive(&mut self, now: Instant, proto: Protocol, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
         let Ok(receive) = Receive::new(proto, source, destination, bytes) else { return };
+        let from = (proto, source);
         let named = username(bytes).and_then(|u| self.by_ufrag.get(u)).copied();
-        let Some(key) = named.or_else(|| self.by_address.get(&source).copied()) else { return };
+        let Some(key) = named.or_else(|| self.by_address.get(&from).copied()) else { return };
         let Some(peer) = self.all.get_mut(&key) else { return };
         let input = Input::Receive(now, receive);
         if !peer.rtc.accepts(&input) {
             return;
         }
-        if named.is_some() && self.by_address.get(&source) != Some(&key) {
-            self.remember(key, source);
+        if named.is_some() && self.by_address.get(&from) != Some(&key) {
+            self.remember(key, from);
         }
         let Some(peer) = self.all.get_mut(&key) else { return };
         if let Err(cause) = peer.rtc.handle_input(input) {
@@ -273,7 +276,7 @@ impl Peers {
         self.drain(key);
     }
 
-    fn remember(&mut self, key: PeerKey, source: SocketAddr) {
+    fn remember(&mut self, key: PeerKey, source: Address) {
         let Some(peer) = self.all.get_mut(&key) else { return };
         peer.addresses.retain(|a| *a != source);
         peer.addresses.push_back(source);
