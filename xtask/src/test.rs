@@ -91,7 +91,7 @@ fn voice_bench() -> Result<()> {
     let bin = release()?;
     run(Command::new(bin.join("sc-bench")).arg("--voice").arg(&folder))?;
     let mut received: Vec<_> = std::fs::read_dir(&folder)?.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
-    received.retain(|n| n.starts_with("received-"));
+    received.retain(|n| n.starts_with("received-") || n.starts_with("within-"));
     received.sort();
     run(Command::new(&python).args(["crates/bench/voice.py", "score"]).arg(&folder).args(received))?;
     call_quality(&bin, false)?;

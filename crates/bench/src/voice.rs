@@ -2,25 +2,26 @@
 //! that, in virtual time. `crates/bench/voice.py` makes the speech and compares the two (PESQ-WB, STOI).
 
 use anyhow::{Context as _, Result};
-use sc_media::voice::{BLOCK, Packet, RATE, VoiceReceiver, VoiceSender};
+use sc_media::voice::{BLOCK, Packet, Protection, RATE, VoiceReceiver, VoiceSender};
 use sc_testkit::network::{Channel, Path as NetPath};
 use std::path::Path;
 
 /// Share lost and mean length of a burst.
 const LOSSES: [(f64, f64); 4] = [(0.0, 1.0), (0.05, 1.5), (0.10, 2.0), (0.20, 3.0)];
 
-/// Writes `received-<loss>.wav` beside `speech.wav`.
+/// Writes `received-<loss>-<seed>.wav`, as in a call, and `within-…`, as in a room, beside `speech.wav`.
 pub fn run(dir: &Path) -> Result<()> {
     let speech: Vec<f32> = hound::WavReader::open(dir.join("speech.wav"))
         .context("speech.wav is missing; run crates/bench/voice.py")?
         .into_samples::<i16>()
         .map(|s| Ok(f32::from(s?) / 32_768.0))
         .collect::<Result<_>>()?;
-    for (loss, burst) in LOSSES {
+    let sorts = [("received", Protection::Copies), ("within", Protection::Within)];
+    for ((loss, burst), (sort, protection)) in LOSSES.into_iter().flat_map(|l| sorts.map(|s| (l, s))) {
         for seed in 0..3 {
-            let (heard, line) = through(&speech, NetPath::lossy(loss, burst), seed)?;
+            let (heard, line) = through(&speech, protection, NetPath::lossy(loss, burst), seed)?;
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let name = format!("received-{}-{seed}.wav", (loss * 100.0).round() as u32);
+            let name = format!("{sort}-{}-{seed}.wav", (loss * 100.0).round() as u32);
             let spec = hound::WavSpec { channels: 1, sample_rate: RATE, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
             let mut file = hound::WavWriter::create(dir.join(name), spec)?;
             for s in heard {
@@ -28,14 +29,14 @@ pub fn run(dir: &Path) -> Result<()> {
                 file.write_sample((s.clamp(-1.0, 1.0) * 32_767.0) as i16)?;
             }
             file.finalize()?;
-            println!("loss {:>2.0} %, bursts of {burst}, seed {seed}: {line}", loss * 100.0);
+            println!("{sort}, loss {:>2.0} %, bursts of {burst}, seed {seed}: {line}", loss * 100.0);
         }
     }
     Ok(())
 }
 
-fn through(speech: &[f32], path: NetPath, seed: u64) -> Result<(Vec<f32>, String)> {
-    let (mut sender, mut receiver) = (VoiceSender::new()?, VoiceReceiver::new()?);
+fn through(speech: &[f32], protection: Protection, path: NetPath, seed: u64) -> Result<(Vec<f32>, String)> {
+    let (mut sender, mut receiver) = (VoiceSender::new(protection)?, VoiceReceiver::new()?);
     let mut channel = Channel::new(path, seed);
     let mut coming: Vec<(f64, Packet)> = Vec::new();
     let mut heard = Vec::with_capacity(speech.len());

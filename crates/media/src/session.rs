@@ -8,7 +8,7 @@ use crate::audio::device::{Device, Devices};
 use crate::audio::process::Processor;
 use crate::audio::{self, AudioError, AudioSetup, Input, Output, Sink, Source, file};
 use crate::transport::{Carrier, PathStats};
-use crate::voice::{BLOCK, Mixer, Packet, VoiceId, VoiceSender, VoiceStats};
+use crate::voice::{BLOCK, Mixer, Packet, Protection, VoiceId, VoiceSender, VoiceStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -90,10 +90,10 @@ impl<T: Carrier + ?Sized + 'static> Session<T> {
         let (tell, quality) = watch::channel(Quality::default());
         let tell = Arc::new(tell);
         let (told, read) = (tell.clone(), switches.clone());
-        let devices = uses_devices(&setup);
+        let (devices, protection) = (uses_devices(&setup), transport.protection());
         // Opening a device may take a while.
         let opened = tokio::task::spawn_blocking(move || {
-            let voice = Voice::open(setup, out, told, read)?;
+            let voice = Voice::open(setup, out, told, read, protection)?;
             let thread = std::thread::Builder::new().name("secureconnect-voice".into());
             thread.spawn(move || voice.run(&inbox)).map_err(|e| AudioError::Device("thread", e.to_string()))
         });
@@ -201,6 +201,7 @@ impl Voice {
         out: mpsc::Sender<Packet>,
         tell: Arc<watch::Sender<Quality>>,
         switches: Arc<Switches>,
+        protection: Protection,
     ) -> Result<Self, AudioError> {
         let codec = |e: crate::voice::opus::OpusError| AudioError::Device("codec", e.to_string());
         let now = Instant::now();
@@ -208,7 +209,7 @@ impl Voice {
             source: audio::open_input(&setup.input)?,
             sink: audio::open_output(&setup.output)?,
             processor: processor(&setup),
-            sender: VoiceSender::new().map_err(codec)?,
+            sender: VoiceSender::new(protection).map_err(codec)?,
             mixer: Mixer::default(),
             setup,
             out,

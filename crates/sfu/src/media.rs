@@ -52,8 +52,10 @@ impl Sfu {
 
     fn on_loss(&mut self, key: PeerKey, role: Role, loss: Option<f32>) {
         let Some(s) = self.peers.get(key).map(|p| p.session).and_then(|s| self.sessions.get_mut(&s)) else { return };
-        let slot = if role == Role::Publisher { &mut s.loss.0 } else { &mut s.loss.1 };
-        *slot = *slot * 0.5 + loss.unwrap_or(0.0) * 0.5;
+        let [up, down] = &mut s.loss;
+        let losses = if role == Role::Publisher { up } else { down };
+        // A stream on which nothing was sent tells nothing.
+        loss.iter().for_each(|l| losses.add(*l));
     }
 
     fn on_connected(&mut self, now: Instant, key: PeerKey) {

@@ -79,8 +79,9 @@ impl Sfu {
             estimate: self.config.first_estimate,
             tracks: Vec::new(),
             downs: Vec::new(),
-            loss: (0.0, 0.0),
+            loss: Default::default(),
             quality: None,
+            told: false,
         };
         self.sessions.insert(session, entered);
         self.welcome(session);

@@ -49,9 +49,32 @@ pub(crate) struct Session {
     pub(crate) estimate: u64,
     pub(crate) tracks: Vec<TrackKey>,
     pub(crate) downs: Vec<DownKey>,
-    /// Share of packets that got lost lately, up and down.
-    pub(crate) loss: (f32, f32),
-    pub(crate) quality: Option<proto::ConnectionQuality>,
+    /// Packets that got lost since the last look, up and down.
+    pub(crate) loss: [Losses; 2],
+    /// What everybody was told of its connection: the quality, and the share of packets that gets lost.
+    pub(crate) quality: Option<(proto::ConnectionQuality, f32)>,
+    /// It has been told how the others' connections are.
+    pub(crate) told: bool,
+}
+
+/// Shares of packets that got lost, of all streams that were reported.
+#[derive(Default)]
+pub(crate) struct Losses {
+    sum: f32,
+    reports: u16,
+}
+
+impl Losses {
+    pub(crate) fn add(&mut self, share: f32) {
+        self.sum += share.clamp(0.0, 1.0);
+        self.reports += 1;
+    }
+
+    /// Their mean; nothing is lost where nothing is sent.
+    pub(crate) fn take(&mut self) -> f32 {
+        let Self { sum, reports } = std::mem::take(self);
+        sum / f32::from(reports.max(1))
+    }
 }
 
 /// A layer of a track.

@@ -6,13 +6,16 @@ use crate::peers::TrackKey;
 use crate::sfu::{DownKey, Sfu};
 use livekit_protocol as proto;
 use proto::signal_response::Message;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use str0m::bwe::Bitrate;
 
 /// A layer without packets for so long is not sent.
 const STOPPED: Duration = Duration::from_millis(1_500);
 /// Ticks between looks at: voices, rates and layers, qualities.
-const EVERY: (u64, u64, u64) = (3, 5, 50);
+const EVERY: (u64, u64, u64) = (3, 5, 40);
+/// A share of lost packets that differs by so much from what was told is told anew.
+const NEWS: f32 = 0.02;
 
 impl Sfu {
     pub(crate) fn on_tick(&mut self, now: Instant) {
@@ -189,30 +192,41 @@ impl Sfu {
         }
     }
 
+    /// Tells a room what has changed, and whoever has come in how everybody's connection is: senders protect their speech by it.
     fn qualities(&mut self) {
-        let mut news = Vec::new();
+        let mut news = BTreeSet::new();
         for (id, s) in &mut self.sessions {
-            let lost = s.loss.0.max(s.loss.1);
+            let [up, down] = &mut s.loss;
+            let lost = up.take().max(down.take());
             let quality = match lost {
                 _ if s.silent.is_some() => proto::ConnectionQuality::Lost,
                 l if l < 0.02 => proto::ConnectionQuality::Excellent,
                 l if l < 0.06 => proto::ConnectionQuality::Good,
                 _ => proto::ConnectionQuality::Poor,
             };
-            if s.quality != Some(quality) {
-                s.quality = Some(quality);
-                news.push((
-                    *id,
-                    proto::ConnectionQualityInfo { participant_sid: s.sid.clone(), quality: quality as i32, score: 5.0 - 10.0 * lost },
-                ));
+            if s.quality.is_none_or(|(q, l)| q != quality || (l - lost).abs() >= NEWS) {
+                s.quality = Some((quality, lost));
+                news.insert(*id);
             }
         }
-        for (id, info) in news {
-            let mut to = self.others(id);
-            to.push(id);
-            for s in to {
-                self.send(s, Message::ConnectionQuality(proto::ConnectionQualityUpdate { updates: vec![info.clone()] }));
+        let info = |id: &SessionId| {
+            let s = self.sessions.get(id)?;
+            let (quality, lost) = s.quality?;
+            Some(proto::ConnectionQualityInfo { participant_sid: s.sid.clone(), quality: quality as i32, score: 5.0 - 10.0 * lost })
+        };
+        let mut say = Vec::new();
+        for room in self.rooms.values() {
+            for to in &room.sessions {
+                let told = self.sessions.get(to).is_some_and(|s| s.told);
+                let updates: Vec<_> = room.sessions.iter().filter(|s| !told || news.contains(s)).filter_map(info).collect();
+                if !updates.is_empty() {
+                    say.push((*to, proto::ConnectionQualityUpdate { updates }));
+                }
             }
+        }
+        for (to, update) in say {
+            self.send(to, Message::ConnectionQuality(update));
+            self.sessions.get_mut(&to).into_iter().for_each(|s| s.told = true);
         }
     }
 }

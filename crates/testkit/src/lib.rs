@@ -5,6 +5,7 @@
 //! * [`Person`]: one device of somebody.
 
 pub mod calls;
+pub mod detour;
 pub mod film;
 pub mod network;
 pub mod proxy;
@@ -76,6 +77,12 @@ impl World {
         let server = Server::start(config.clone()).await?;
         let addr = server.addr;
         Ok(Self { dir, server: Some(server), addr, config: Config { listen: addr, ..config } })
+    }
+
+    /// A bad network before the unit of a world whose `rooms_external` is [`detour::OUTSIDE`].
+    pub async fn detour(&self) -> Result<detour::Detour> {
+        let unit = self.server.as_ref().and_then(|s| s.app.rooms.unit.as_ref()).context("the unit runs")?;
+        detour::Detour::start(unit.udp).await
     }
 
     /// The server's address for clients.

@@ -32,7 +32,12 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it.
     pub async fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), target).await
+    }
+
+    /// Starts it at a certain address.
+    pub async fn start_at(at: SocketAddr, target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(at).await?;
         let addr = listener.local_addr()?;
         let network = Arc::new(watch::channel(Network::Up).0);
         let lose = Arc::new(AtomicUsize::new(0));

@@ -465,6 +465,7 @@ room-member = A member
 room-screen-of = Screen of { $name }
 room-microphone-off = The microphone is off
 room-hand-up = The hand is up
+room-weak = Weak connection
 room-hand = Raise your hand
 room-hand-down = Lower your hand
 room-camera-on = Turn the camera on

@@ -421,6 +421,7 @@ room-member = Một thành viên
 room-screen-of = Màn hình của { $name }
 room-microphone-off = Micro đang tắt
 room-hand-up = Đang giơ tay
+room-weak = Kết nối yếu
 room-hand = Giơ tay
 room-hand-down = Hạ tay
 room-camera-on = Bật camera

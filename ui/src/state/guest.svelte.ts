@@ -1,6 +1,7 @@
 // A guest's stay in a meeting room: the door, the room, what is heard and seen. Media and chat are encrypted with the key in the
 // link's fragment, which no request carries.
 import {
+  ConnectionQuality,
   ConnectionState,
   DisconnectReason,
   Encryption_Type,
@@ -14,7 +15,7 @@ import E2EEWorker from 'livekit-client/e2ee-worker?worker';
 
 export type Phase = 'looking' | 'door' | 'asking' | 'waiting' | 'joining' | 'inside' | 'reconnecting' | 'left' | 'refused';
 
-export type Person = { identity: string; name: string; own: boolean; speaks: boolean; microphone: boolean; hand: boolean; camera?: Track; screen?: Track };
+export type Person = { identity: string; name: string; own: boolean; speaks: boolean; microphone: boolean; hand: boolean; weak: boolean; camera?: Track; screen?: Track };
 export type Line = { id: number; name: string; own: boolean; text: string };
 
 const CHAT = 'chat';
@@ -145,6 +146,7 @@ export class Guest {
       RoomEvent.LocalTrackUnpublished,
       RoomEvent.ActiveSpeakersChanged,
       RoomEvent.ParticipantAttributesChanged,
+      RoomEvent.ConnectionQualityChanged,
     ] as const)
       room.on(event, draw);
     room.on(RoomEvent.TrackSubscribed, (track, publication) => {
@@ -191,6 +193,7 @@ export class Guest {
       speaks: p.isSpeaking,
       microphone: p.isMicrophoneEnabled,
       hand: p.attributes.hand === '1',
+      weak: [ConnectionQuality.Poor, ConnectionQuality.Lost].includes(p.connectionQuality),
       camera: of(Track.Source.Camera),
       screen: of(Track.Source.ScreenShare),
     };

@@ -471,6 +471,7 @@ fn person(e: &Engine, p: &sc_media::room::core::Person, room: &sc_media::room::R
         camera: p.camera,
         screen: p.screen,
         hand: p.hand,
+        weak: p.weak,
         garbled: room.garbled.contains(&p.identity),
     }
 }
@@ -488,6 +489,7 @@ fn inside(e: &Engine, info: &RoomInfo) -> InsideView {
         camera: p.camera,
         screen: p.screen,
         hand: p.hand,
+        weak: false,
         garbled: false,
     });
     InsideView { conversation: info.room_id.to_string(), people: people.collect() }

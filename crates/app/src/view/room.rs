@@ -72,6 +72,8 @@ pub struct RoomPersonView {
     pub screen: bool,
     /// The hand is up.
     pub hand: bool,
+    /// Much of what they send or receive gets lost, or they are away for the moment.
+    pub weak: bool,
     /// What they send does not open.
     pub garbled: bool,
 }

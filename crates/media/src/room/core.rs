@@ -3,10 +3,12 @@
 //! | state | entered by | what is sent |
 //! |---|---|---|
 //! | joining | [`Core::new`] | nothing |
-//! | published | the unit has answered our offer | sound, once the publisher's path stands |
-//! | inside | the subscriber's path stands too | [`Out::Connected`], again after each break |
-//! | interrupted | a path is lost | nothing, until it is back: [`Out::Interrupted`] |
+//! | published | the unit has answered our offer | nothing |
+//! | inside | both paths stand | sound and pictures; [`Out::Connected`], again after each break |
+//! | interrupted | a path is silent, or lost: then others are looked for | nothing, until it is back: [`Out::Interrupted`] |
 //! | over | the unit says so | [`Out::Over`], with what is to be done |
+//!
+//! Paths are of UDP; where none is found, or one is silent, TCP is among them too.
 //!
 //! Media that is not encrypted, or does not open, is dropped and told of once for each sender ([`Out::Garbled`]). Of pictures only those
 //! come that are asked for ([`Core::want`]), as large as they are drawn.
@@ -22,14 +24,14 @@ use prost::Message as _;
 use proto::signal_request::Message as Request;
 use proto::signal_response::Message as Response;
 use sc_calls::Shown;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use str0m::bwe::{Bitrate, BweKind};
 use str0m::change::SdpPendingOffer;
 use str0m::channel::ChannelId;
 use str0m::media::{Mid, Pt};
-use str0m::net::{Protocol, Receive, Transmit};
+use str0m::net::{Protocol, Receive, TcpType, Transmit};
 use str0m::rtp::{ExtensionValues, RtpWrite};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
 
@@ -40,6 +42,17 @@ const START: Bitrate = Bitrate::kbps(500);
 const LEAST: Bitrate = Bitrate::kbps(100);
 const DESIRED: Bitrate = Bitrate::kbps(1_000);
 const DESIRED_SCREEN: Bitrate = Bitrate::kbps(2_500);
+/// TCP is tried as well when there is no path for so long: it costs a connection, and what is lost on it holds up what follows.
+const UDP_FIRST: Duration = Duration::from_secs(1);
+/// Then the unit is asked for other paths, and so often again.
+const RENEW: Duration = Duration::from_secs(5);
+/// The port of whoever only connects (RFC 6544, 4.5).
+const NO_PORT: u16 = 9;
+/// How a path is asked whether it is there: first and last wait between two questions, and how many remain without an answer before it is
+/// given up, six seconds in all: an interruption that is shorter needs no new path.
+const ASK: (Duration, Duration, usize) = (Duration::from_millis(200), Duration::from_millis(500), 12);
+/// Nothing comes for so long, of media or of answers: there is an interruption.
+const SILENT: Duration = Duration::from_secs(3);
 /// How often the unit is told that we live.
 const PING: Duration = Duration::from_secs(5);
 
@@ -60,6 +73,8 @@ pub struct Person {
     pub screen: bool,
     /// The hand is up.
     pub hand: bool,
+    /// Much of what they send or receive gets lost, or they are away for the moment.
+    pub weak: bool,
 }
 
 /// What is to be done after the end.
@@ -76,8 +91,8 @@ pub enum Next {
 /// What comes out.
 #[derive(Debug)]
 pub enum Out {
-    /// A datagram.
-    Transmit(Transmit),
+    /// A datagram, or a frame for a TCP connection.
+    Transmit(Which, Transmit),
     /// A message for the unit.
     Signal(Box<proto::SignalRequest>),
     /// A packet of speech, decrypted: of whom, its timestamp, Opus.
@@ -94,6 +109,8 @@ pub enum Out {
     Connected,
     /// It does not.
     Interrupted,
+    /// The signalling is to be taken up again, so that the unit looks for other paths.
+    Renew,
     /// A host has switched the microphone off.
     Muted,
     /// Somebody cannot begin without a key frame of this picture of ours.
@@ -111,7 +128,11 @@ pub enum Out {
 struct Side {
     rtc: Rtc,
     due: Instant,
+    /// TCP is among its ways.
+    tcp: bool,
     up: bool,
+    /// When something came last.
+    heard: Instant,
     /// Its keys are there: whether it is up is only a matter of the path.
     ready: bool,
     channels: [Option<ChannelId>; 2],
@@ -124,9 +145,12 @@ enum MediaOf {
     Chat,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+/// The two connections with the unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Which {
+    /// What we send.
     Publisher,
+    /// What we receive.
     Subscriber,
 }
 
@@ -134,8 +158,8 @@ enum Which {
 pub struct Core {
     publisher: Side,
     subscriber: Side,
-    /// The addresses of the publisher's side.
-    sending: Vec<SocketAddr>,
+    /// The addresses of this machine.
+    addresses: BTreeSet<IpAddr>,
     keys: Keys,
     iv: Counter,
     out: VecDeque<Out>,
@@ -149,6 +173,8 @@ pub struct Core {
     pending: Option<SdpPendingOffer>,
     offers: u32,
     speaking: HashMap<String, f32>,
+    /// By sid, what the unit says of their connections.
+    connections: HashMap<String, proto::ConnectionQualityInfo>,
     /// Whose sound, or picture, does not open.
     garbled: HashSet<(String, MediaOf)>,
     /// Pictures that are drawn, and how large.
@@ -164,14 +190,27 @@ pub struct Core {
     adds: bool,
     muted: bool,
     told_up: bool,
+    was_up: bool,
+    /// When something is done about it that there is no path.
+    mend: Option<Instant>,
     ping: Instant,
     sequence: u64,
     /// Reliable packets sent so far.
     data: u32,
 }
 
+impl Side {
+    fn works(&self, now: Instant) -> bool {
+        self.up && now < self.heard + SILENT
+    }
+}
+
 fn rtc(locals: &[SocketAddr], now: Instant, bwe: bool) -> Rtc {
-    let builder = Rtc::builder().set_rtp_mode(true).clear_codecs().enable_opus(true, false).enable_vp8(true).set_stats_interval(None);
+    let mut builder = Rtc::builder();
+    builder.set_initial_stun_rto(ASK.0);
+    builder.set_max_stun_rto(ASK.1);
+    builder.set_max_stun_retransmits(ASK.2);
+    let builder = builder.set_rtp_mode(true).clear_codecs().enable_opus(true, false).enable_vp8(true).set_stats_interval(None);
     let builder = if bwe { builder.enable_bwe(Some(START)) } else { builder };
     let mut rtc = builder.build(now);
     if bwe {
@@ -191,11 +230,19 @@ impl Core {
     #[must_use]
     pub fn new(locals: [&[SocketAddr]; 2], keys: Keys, muted: bool, random: (u64, u128), now: Instant) -> Self {
         let [sending, receiving] = locals;
-        let side = |locals: &[SocketAddr], bwe| Side { rtc: rtc(locals, now, bwe), due: now, up: false, ready: false, channels: [None; 2] };
+        let side = |locals: &[SocketAddr], bwe| Side {
+            rtc: rtc(locals, now, bwe),
+            due: now,
+            tcp: false,
+            up: false,
+            heard: now,
+            ready: false,
+            channels: [None; 2],
+        };
         Self {
             publisher: side(sending, true),
             subscriber: side(receiving, false),
-            sending: sending.to_vec(),
+            addresses: locals.iter().flat_map(|l| l.iter().map(SocketAddr::ip)).collect(),
             keys,
             iv: Counter::new(random.1),
             out: VecDeque::new(),
@@ -208,6 +255,7 @@ impl Core {
             pending: None,
             offers: 0,
             speaking: HashMap::new(),
+            connections: HashMap::new(),
             garbled: HashSet::new(),
             wanted: HashMap::new(),
             asked: HashMap::new(),
@@ -217,6 +265,8 @@ impl Core {
             adds: false,
             muted,
             told_up: false,
+            was_up: false,
+            mend: None,
             ping: now + PING,
             sequence: 1_000,
             data: 0,
@@ -254,6 +304,7 @@ impl Core {
                 }
             }
             Response::SpeakersChanged(s) => self.speakers(&s.speakers),
+            Response::ConnectionQuality(q) => self.qualities(q.updates),
             // Nobody else switches it on.
             Response::Mute(m) if m.muted && self.track.as_deref() == Some(&m.sid) => {
                 self.muted = true;
@@ -272,13 +323,14 @@ impl Core {
         self.settle(now);
     }
 
-    /// A datagram came in on `to`.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let Ok(receive) = Receive::new(Protocol::Udp, from, to, bytes) else { return };
+    /// A datagram came in on `to`, or a frame on the TCP connection that is called so.
+    pub fn handle_datagram(&mut self, now: Instant, which: Which, protocol: Protocol, (from, to): (SocketAddr, SocketAddr), bytes: &[u8]) {
+        let Ok(receive) = Receive::new(protocol, from, to, bytes) else { return };
         let input = Input::Receive(now, receive);
-        let which = if self.sending.contains(&to) { Which::Publisher } else { Which::Subscriber };
         if self.side(which).rtc.accepts(&input) {
+            self.side(which).heard = now;
             self.change(which, |s| drop(s.rtc.handle_input(input)));
+            self.tell_path(now);
         }
         self.settle(now);
     }
@@ -292,6 +344,10 @@ impl Core {
                 s.due = s.due.max(now + Duration::from_millis(1));
             }
         }
+        self.tell_path(now);
+        if self.mend.is_some_and(|at| at <= now) {
+            self.mend(now);
+        }
         if self.ping <= now {
             self.ping = now + PING;
             self.say(Request::PingReq(proto::Ping::default()));
@@ -301,7 +357,7 @@ impl Core {
 
     /// A packet of our own speech, as loud as `level` (0 to 1).
     pub fn send_voice(&mut self, now: Instant, timestamp: u32, opus: &[u8], level: f32) {
-        let Some((mid, pt)) = self.voice.filter(|_| self.publisher.up && !self.muted) else { return };
+        let Some((mid, pt)) = self.voice.filter(|_| self.told_up && !self.muted) else { return };
         let identity = self.own.as_ref().map(|o| o.identity.clone()).unwrap_or_default();
         let iv = self.iv.next();
         let Some(sealed) = self.keys.seal(Kind::Audio, &identity, opus, iv, now) else { return };
@@ -397,7 +453,10 @@ impl Core {
     /// When it wants to hear the time.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        self.publisher.due.min(self.subscriber.due).min(self.ping)
+        // When its silence will be too long, as long as that is not known.
+        let due = |s: &Side| if self.told_up { s.due.min(s.heard + SILENT) } else { s.due };
+        let due = due(&self.publisher).min(due(&self.subscriber)).min(self.ping);
+        self.mend.map_or(due, |at| due.min(at))
     }
 
     /// Both paths stand.
@@ -440,7 +499,7 @@ impl Core {
                     side.due = at;
                     return value;
                 }
-                Ok(Output::Transmit(t)) => self.out.push_back(Out::Transmit(t)),
+                Ok(Output::Transmit(t)) => self.out.push_back(Out::Transmit(which, t)),
                 Ok(Output::Event(e)) => self.events.push_back((which, e)),
                 Err(cause) => {
                     // Whoever drives this sees that it is not up, and begins anew.
@@ -470,10 +529,10 @@ impl Core {
         match event {
             Event::Connected => {
                 self.side(which).ready = true;
-                self.path(which, true);
+                self.path(now, which, true);
             }
-            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.path(which, false),
-            Event::IceConnectionStateChange(s) if s.is_connected() && self.side(which).ready => self.path(which, true),
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.path(now, which, false),
+            Event::IceConnectionStateChange(s) if s.is_connected() && self.side(which).ready => self.path(now, which, true),
             Event::KeyframeRequest(r) if which == Which::Publisher => self.key_needed(r.mid),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => self.out.push_back(Out::Carries(estimate.as_u64())),
             Event::RtpPacket(p) if which == Which::Subscriber => self.on_packet(now, &p),
@@ -489,11 +548,52 @@ impl Core {
         }
     }
 
-    fn path(&mut self, which: Which, up: bool) {
-        self.side(which).up = up;
-        let all = self.publisher.up && self.subscriber.up;
+    /// From now on there may be a path.
+    fn begin_to_wait(&mut self, now: Instant) {
+        if !self.was_up {
+            self.mend.get_or_insert(now + UDP_FIRST);
+        }
+    }
+
+    /// There is no path, or none that works.
+    fn mend(&mut self, now: Instant) {
+        for which in [Which::Publisher, Which::Subscriber] {
+            if !self.side(which).works(now) && !std::mem::replace(&mut self.side(which).tcp, true) {
+                self.try_tcp(which);
+            }
+        }
+        // The unit believes in a path for longer than we do, and only it can begin the subscriber's anew.
+        self.mend = self.was_up.then(|| now + RENEW);
+        if self.was_up {
+            self.out.push_back(Out::Renew);
+        }
+    }
+
+    fn try_tcp(&mut self, which: Which) {
+        for ip in self.addresses.clone() {
+            let candidate = Candidate::builder().tcp().host(SocketAddr::new(ip, NO_PORT)).tcptype(TcpType::Active).build();
+            if let Ok(c) = candidate {
+                self.change(which, |s| s.rtc.add_local_candidate(c).is_some());
+            }
+        }
+    }
+
+    fn path(&mut self, now: Instant, which: Which, up: bool) {
+        let side = self.side(which);
+        side.up = up;
+        if up {
+            side.heard = now;
+        }
+        self.tell_path(now);
+    }
+
+    /// Whether media flows, when that has changed.
+    fn tell_path(&mut self, now: Instant) {
+        let all = self.publisher.works(now) && self.subscriber.works(now);
         if all != self.told_up {
             self.told_up = all;
+            self.was_up |= all;
+            self.mend = (!all).then(|| now + UDP_FIRST);
             self.out.push_back(if all { Out::Connected } else { Out::Interrupted });
             self.publish_pictures();
         }

@@ -8,8 +8,10 @@
 
 pub mod core;
 pub mod frames;
+mod link;
 mod net;
 mod stay;
+mod tcp;
 pub mod video;
 
 use self::core::{Person, Picture, Source};

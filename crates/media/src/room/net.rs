@@ -1,14 +1,17 @@
-//! A room's sockets: datagrams on every address of this machine, signalling on a WebSocket.
+//! A room's sockets: datagrams on every address of this machine, TCP beside them where nothing comes of that, signalling on a WebSocket.
 
+use super::core::Which;
+use super::tcp;
 use crate::transport::network;
 use futures_util::{SinkExt as _, StreamExt as _};
 use livekit_protocol as proto;
 use prost::Message as _;
 use proto::signal_response::Message as Response;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use str0m::net::{Protocol, Transmit};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -39,54 +42,88 @@ pub(super) enum NetError {
     Unreachable(String),
 }
 
-type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
+/// What came in: for which connection with the unit, how, from where, on which of our addresses.
+pub(super) struct Received {
+    pub(super) which: Which,
+    pub(super) protocol: Protocol,
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) bytes: Vec<u8>,
+}
 
-/// Two sockets for each address of this machine: one to send media, one to receive it.
+struct Udp {
+    which: Which,
+    at: SocketAddr,
+    socket: Arc<UdpSocket>,
+    reading: JoinHandle<()>,
+}
+
+/// Two sockets for each address of this machine: one to send media, one to receive it; and TCP connections where they are tried.
 pub(super) struct Sockets {
-    all: Vec<(SocketAddr, Arc<UdpSocket>, JoinHandle<()>)>,
+    udp: Vec<Udp>,
+    /// By connection with the unit, our name for the address, and the unit's.
+    tcp: HashMap<(Which, SocketAddr, SocketAddr), tcp::Connection>,
+    came: mpsc::Sender<Received>,
     before: BTreeSet<IpAddr>,
 }
 
 impl Sockets {
     /// Binds. The loopback address is one when the server is on it, or there is no other.
-    pub(super) fn bind(url: &str) -> Result<(Self, mpsc::Receiver<Datagram>), NetError> {
-        let (tx, rx) = mpsc::channel(QUEUE);
+    pub(super) fn bind(url: &str) -> Result<(Self, mpsc::Receiver<Received>), NetError> {
+        let (came, coming) = mpsc::channel(QUEUE);
         let before = network::addresses();
         let mut wanted: Vec<IpAddr> = before.iter().copied().collect();
         if before.is_empty() || ["//127.", "//localhost", "//[::1]"].iter().any(|l| url.contains(l)) {
             wanted.push(Ipv4Addr::LOCALHOST.into());
         }
-        let mut all = Vec::new();
-        let mut failed = None;
         let open = |ip: IpAddr| -> std::io::Result<(SocketAddr, Arc<UdpSocket>)> {
             let s = std::net::UdpSocket::bind((ip, 0))?;
             s.set_nonblocking(true)?;
             Ok((s.local_addr()?, Arc::new(UdpSocket::from_std(s)?)))
         };
+        let mut this = Self { udp: Vec::new(), tcp: HashMap::new(), came, before };
+        let mut failed = None;
         for ip in wanted {
-            match open(ip).and_then(|one| Ok([one, open(ip)?])) {
-                Ok(both) => all.extend(both.map(|(at, socket)| (at, socket.clone(), tokio::spawn(read(socket, at, tx.clone()))))),
+            match open(ip).and_then(|one| Ok([(Which::Publisher, one), (Which::Subscriber, open(ip)?)])) {
+                Ok(both) => this.udp.extend(both.map(|(which, (at, socket))| {
+                    let reading = tokio::spawn(read(socket.clone(), which, at, this.came.clone()));
+                    Udp { which, at, socket, reading }
+                })),
                 Err(cause) => failed = Some(cause),
             }
         }
         match failed {
-            Some(cause) if all.is_empty() => Err(cause.into()),
-            _ => Ok((Self { all, before }, rx)),
+            Some(cause) if this.udp.is_empty() => Err(cause.into()),
+            _ => Ok((this, coming)),
         }
     }
 
-    /// The addresses for sending (0) or receiving (1).
-    pub(super) fn locals(&self, which: usize) -> Vec<SocketAddr> {
-        self.all.iter().skip(which).step_by(2).map(|(at, ..)| *at).collect()
+    /// The addresses for sending or receiving.
+    pub(super) fn locals(&self, which: Which) -> Vec<SocketAddr> {
+        self.udp.iter().filter(|u| u.which == which).map(|u| u.at).collect()
     }
 
     /// Sends; what the system does not take is lost, as on any network.
-    pub(super) fn send(&self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        if let Some((_, socket, _)) = self.all.iter().find(|(at, ..)| *at == from)
-            && let Err(cause) = socket.try_send_to(bytes, to)
+    pub(super) fn send(&mut self, which: Which, what: &Transmit) {
+        let (from, to) = (what.source, what.destination);
+        if what.proto == Protocol::Tcp {
+            return self.send_tcp(which, (from, to), &what.contents);
+        }
+        if let Some(u) = self.udp.iter().find(|u| u.at == from)
+            && let Err(cause) = u.socket.try_send_to(&what.contents, to)
         {
             tracing::debug!(%cause, "a datagram was not sent");
         }
+    }
+
+    fn send_tcp(&mut self, which: Which, (from, to): (SocketAddr, SocketAddr), bytes: &[u8]) {
+        let key = (which, from, to);
+        if self.tcp.get(&key).is_none_or(tcp::Connection::is_over) {
+            // `from` is a name: the port it stands for is the system's to choose.
+            let like = move |bytes| Received { which, protocol: Protocol::Tcp, from: to, to: from, bytes };
+            self.tcp.insert(key, tcp::Connection::begin(from.ip(), to, like, self.came.clone()));
+        }
+        self.tcp.get(&key).iter().for_each(|c| c.send(bytes));
     }
 
     /// The addresses of this machine are others now.
@@ -96,28 +133,26 @@ impl Sockets {
         self.before = now;
         changed
     }
-
-    pub(super) fn close(&self) {
-        for (_, _, task) in &self.all {
-            task.abort();
-        }
-    }
 }
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.close();
+        for u in &self.udp {
+            u.reading.abort();
+        }
     }
 }
 
-async fn read(socket: Arc<UdpSocket>, at: SocketAddr, tx: mpsc::Sender<Datagram>) {
+async fn read(socket: Arc<UdpSocket>, which: Which, at: SocketAddr, came: mpsc::Sender<Received>) {
     let mut buffer = [0u8; DATAGRAM];
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((n, from)) => {
                 let bytes = buffer.get(..n).unwrap_or_default().to_vec();
                 // Whoever does not read has lost it, as on any network.
-                if let Err(mpsc::error::TrySendError::Closed(_)) = tx.try_send((from, at, bytes)) {
+                if let Err(mpsc::error::TrySendError::Closed(_)) =
+                    came.try_send(Received { which, protocol: Protocol::Udp, from, to: at, bytes })
+                {
                     return;
                 }
             }

@@ -1,7 +1,8 @@
 //! A stay in a room: the core's loop between sockets, signalling, sound and pictures, and coming in anew when the way breaks.
 
-use super::core::{Core, Next, Out, Person, Picture, Source};
-use super::net::{self, Signalling, Sockets};
+use super::core::{Core, Next, Out, Person, Picture, Source, Which};
+use super::link::{Link, News};
+use super::net::{self, Received, Signalling, Sockets};
 use super::{Chat, Command, FLOWS, LEASE, QUEUE, RoomEnd, RoomOptions, RoomPhase, RoomView, SPEECH, STABLE, TRIES, WATCH};
 use crate::audio::{AudioSetup, Input};
 use crate::pictures::{OWN, OwnPicture, own_picture};
@@ -9,7 +10,7 @@ use crate::room::frames::Keys;
 use crate::session::{Quality, Session, Switches, ToVoice, queue};
 use crate::transport::{Carrier, PathKind, PathStats};
 use crate::video::{Camera, Encoded, VideoError, source as video_source};
-use crate::voice::{Packet, VoiceId};
+use crate::voice::{Packet, Protection, VoiceId};
 use livekit_protocol as proto;
 use sc_calls::Shown;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -70,6 +71,10 @@ impl Carrier for RoomCarrier {
         self.sent.fetch_add(packet.payload.len() as u64, Ordering::Relaxed);
         // A full queue: what waits is late already.
         let _ = self.out.try_send(packet);
+    }
+
+    fn protection(&self) -> Protection {
+        Protection::Within
     }
 
     async fn stats(&self) -> PathStats {
@@ -304,14 +309,15 @@ impl Stay {
             }
         };
         let muted = self.switches.muted.load(Ordering::Relaxed);
-        let mut core = Core::new([&sockets.locals(0), &sockets.locals(1)], keys, muted, rand::random(), Instant::now());
+        let mut core =
+            Core::new([&sockets.locals(Which::Publisher), &sockets.locals(Which::Subscriber)], keys, muted, rand::random(), Instant::now());
         core.want(self.wanted.clone());
         for (what, own) in [(Shown::Camera, &self.camera), (Shown::Screen, &self.screen)] {
             own.camera.iter().for_each(|c| core.show(what, (c.width, c.height)));
         }
         let (url, token) = (self.url.clone(), self.token.clone());
-        let mut signalling = match self.meanwhile(Box::pin(Signalling::connect(&url, &token, None)), inbox).await {
-            Ok(s) => s,
+        let mut link = match self.meanwhile(Box::pin(Signalling::connect(&url, &token, None)), inbox).await {
+            Ok(s) => Link::new(url, token, s),
             Err(cause) => {
                 self.keys = Some(core.into_keys());
                 return Err(cause);
@@ -322,27 +328,34 @@ impl Stay {
         let ended = 'stay: loop {
             while let Some(c) = self.unheard.pop_front() {
                 if matches!(c, Command::Leave) {
-                    break 'stay self.farewell(&mut core, &mut signalling, &sockets).await;
+                    break 'stay self.farewell(&mut core, &mut link, &mut sockets).await;
                 }
                 self.on_command(&mut core, c);
             }
-            match self.flush(&mut core, &mut signalling, &sockets).await {
+            match self.flush(&mut core, &mut link, &mut sockets).await {
                 Some(Next::Stop) => break Ended::For(self.end()),
                 Some(Next::Rejoin) => break Ended::Again,
-                Some(Next::Resume) if !Box::pin(self.resume(&core, &mut signalling, inbox)).await => break Ended::Again,
-                Some(Next::Resume) | None => {}
+                Some(Next::Resume) => match core.sid() {
+                    Some(sid) => link.renew(sid),
+                    None => break Ended::Again,
+                },
+                None => {}
             }
             let due = tokio::time::Instant::from_std(core.poll_timeout());
             tokio::select! {
-                message = signalling.next() => match message {
-                    Some(m) => core.handle_signal(Instant::now(), m),
-                    None => if !Box::pin(self.resume(&core, &mut signalling, inbox)).await {
-                        break Ended::Again;
+                news = link.next() => match news {
+                    News::Said(m) => core.handle_signal(Instant::now(), *m),
+                    News::Broken => match core.sid() {
+                        Some(sid) => link.renew(sid),
+                        None => break Ended::Again,
                     },
+                    // It may have been raised or taken down while nobody heard it.
+                    News::Back => core.raise_hand(self.tell.borrow().hand),
+                    News::Lost => break Ended::Again,
                 },
-                Some((from, to, bytes)) = datagrams.recv() => {
+                Some(Received { which, protocol, from, to, bytes }) = datagrams.recv() => {
                     self.carrier.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    core.handle_datagram(Instant::now(), from, to, &bytes);
+                    core.handle_datagram(Instant::now(), which, protocol, (from, to), &bytes);
                 }
                 Some(p) = self.speech.recv() => {
                     let level = self.session.as_ref().map_or(0.0, |s| s.quality().borrow().level_in);
@@ -351,13 +364,15 @@ impl Stay {
                 came = self.camera.next() => self.came(&mut core, Shown::Camera, came),
                 came = self.screen.next() => self.came(&mut core, Shown::Screen, came),
                 command = inbox.recv() => match command {
-                    Some(Command::Leave) | None => break self.farewell(&mut core, &mut signalling, &sockets).await,
+                    Some(Command::Leave) | None => break self.farewell(&mut core, &mut link, &mut sockets).await,
                     Some(c) => self.on_command(&mut core, c),
                 },
                 _ = look.tick() => {
                     if core.is_up() {
                         self.inside += WATCH;
                         flowed = Instant::now();
+                        // A full queue: it is told the next time.
+                        let _ = self.to_voice.try_send(ToVoice::Report(core.loss()));
                     }
                     if !self.wanted.is_empty() && self.wanted_at.elapsed() > LEASE {
                         self.wanted.clear();
@@ -374,35 +389,15 @@ impl Stay {
                 () = tokio::time::sleep_until(due) => core.handle_timeout(Instant::now()),
             }
         };
-        sockets.close();
         self.keys = Some(core.into_keys());
         Ok(ended)
     }
 
-    async fn farewell(&mut self, core: &mut Core, signalling: &mut Signalling, sockets: &Sockets) -> Ended {
+    async fn farewell(&mut self, core: &mut Core, link: &mut Link, sockets: &mut Sockets) -> Ended {
         core.leave();
-        self.flush(core, signalling, sockets).await;
-        signalling.close().await;
+        self.flush(core, link, sockets).await;
+        link.close().await;
         Ended::For(RoomEnd::Left)
-    }
-
-    /// Takes the signalling up again, as long as the unit keeps the seat.
-    async fn resume(&mut self, core: &Core, signalling: &mut Signalling, inbox: &mut mpsc::Receiver<Command>) -> bool {
-        let Some(sid) = core.sid() else { return false };
-        self.phase(RoomPhase::Reconnecting);
-        for wait in TRIES.iter().take(5) {
-            self.meanwhile(tokio::time::sleep(Duration::from_millis(*wait)), inbox).await;
-            let (url, token) = (self.url.clone(), self.token.clone());
-            if let Ok(s) = self.meanwhile(Box::pin(Signalling::connect(&url, &token, Some(sid))), inbox).await {
-                *signalling = s;
-                // Media may have gone on all the time; if not, the core says when it is back.
-                if core.is_up() {
-                    self.phase(RoomPhase::Inside);
-                }
-                return true;
-            }
-        }
-        false
     }
 
     fn end(&self) -> RoomEnd {
@@ -466,12 +461,12 @@ impl Stay {
     }
 
     /// Does what the core wants done.
-    async fn flush(&mut self, core: &mut Core, signalling: &mut Signalling, sockets: &Sockets) -> Option<Next> {
+    async fn flush(&mut self, core: &mut Core, link: &mut Link, sockets: &mut Sockets) -> Option<Next> {
         let mut next = None;
         while let Some(out) = core.poll_output() {
             match out {
-                Out::Transmit(t) => sockets.send(t.source, t.destination, &t.contents),
-                Out::Signal(m) => signalling.send(*m).await,
+                Out::Transmit(which, t) => sockets.send(which, &t),
+                Out::Signal(m) => link.say(*m).await,
                 Out::Voice(identity, timestamp, opus) => self.heard(&identity, timestamp, opus),
                 // A name that only we have.
                 Out::Picture(picture) if picture.source.identity == OWN => {}
@@ -501,10 +496,8 @@ impl Stay {
                         core.raise_hand(true);
                     }
                 }
-                Out::Interrupted => {
-                    self.phase(RoomPhase::Reconnecting);
-                    core.restart(Instant::now());
-                }
+                Out::Interrupted => self.phase(RoomPhase::Reconnecting),
+                Out::Renew => next = Some(Next::Resume),
                 Out::Muted => {
                     self.switches.muted.store(true, Ordering::Relaxed);
                     self.tell.send_modify(|v| v.muted = true);

@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A packet that is missing so long does not come any more.
-pub const PATIENCE: Duration = Duration::from_millis(300);
-/// A key frame is asked for this often.
-const ASK: Duration = Duration::from_millis(500);
+pub const PATIENCE: Duration = Duration::from_millis(600);
+/// One that is missing so long may come too late: a key frame is asked for, and whichever is first is shown.
+const HURRY: Duration = Duration::from_millis(200);
+/// A key frame is asked for this often: the wish may get lost, too.
+const ASK: Duration = Duration::from_millis(250);
 /// Packets that are held: more than two seconds of a large picture.
 const MOST: usize = 1_024;
 /// Pictures with more points than this are not drawn: a key frame names its size before it is worth the memory.
@@ -124,9 +126,10 @@ impl Assembler {
         Some(self.take(from, to))
     }
 
-    /// Whether a key frame is to be asked for now; true at most once in half a second.
+    /// Whether a key frame is to be asked for now; true at most four times a second.
     pub fn wants_key(&mut self, now: Instant) -> bool {
-        let wants = self.next.is_none() && !self.key_comes() && self.asked.is_none_or(|a| now.saturating_duration_since(a) >= ASK);
+        let lost = self.next.is_none() || self.hole.is_some_and(|(_, since)| now.saturating_duration_since(since) >= HURRY);
+        let wants = lost && !self.key_comes() && self.asked.is_none_or(|a| now.saturating_duration_since(a) >= ASK);
         if wants {
             self.asked = Some(now);
         }

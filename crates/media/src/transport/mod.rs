@@ -8,7 +8,7 @@ pub mod peer;
 mod pictures;
 pub mod relay;
 
-use crate::voice::Packet;
+use crate::voice::{Packet, Protection};
 use std::time::{Duration, Instant};
 
 /// A STUN or TURN server with what it wants to hear.
@@ -107,6 +107,10 @@ pub struct PathStats {
 pub trait Carrier: Send + Sync {
     /// Sends speech. Before there is a path, it is dropped.
     async fn send(&self, packet: Packet);
+    /// What may be done against losses on the way.
+    fn protection(&self) -> Protection {
+        Protection::Copies
+    }
     /// Measures the path.
     async fn stats(&self) -> PathStats;
     /// Lets go of everything.

@@ -10,7 +10,7 @@ pub mod stretch;
 
 pub use mixer::{Mixer, VoiceId};
 pub use receiver::{VoiceReceiver, VoiceStats};
-pub use sender::{Packet, VoiceSender};
+pub use sender::{Packet, Protection, VoiceSender};
 
 /// Samples per second, everywhere in the house.
 pub const RATE: u32 = 48_000;

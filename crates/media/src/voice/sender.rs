@@ -1,11 +1,11 @@
 //! Speech out: blocks of 10 ms in, packets of 20 ms out, protected as much as the loss asks for.
 //!
-//! | packets lost | protection |
-//! |---|---|
-//! | any | in-band FEC: the next packet has a coarse copy |
-//! | from 3 % | RED: the next packet has the frame itself |
-//! | from 8 % | RED with two frames |
-//! | from 15 % | deep redundancy as well: 400 ms, for the bursts that RED does not span |
+//! | packets lost | protection with copies | within the packet |
+//! |---|---|---|
+//! | any | in-band FEC: the next packet has a coarse copy | the same |
+//! | from 3 % | RED: the next packet has the frame itself | more of it |
+//! | from 8 % | RED with two frames | deep redundancy: 400 ms |
+//! | from 15 % | deep redundancy as well, for the bursts that RED does not span | |
 
 use super::opus::{Encoder, OpusError};
 use super::{BLOCK, FRAME, PT_OPUS, red};
@@ -27,8 +27,18 @@ pub struct Packet {
     pub timestamp: u32,
 }
 
+/// What may be done against losses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Copies beside the frame (RED) as well.
+    Copies,
+    /// Only what is in Opus' own packets: in rooms, where frames are encrypted one by one.
+    Within,
+}
+
 /// Encodes one microphone.
 pub struct VoiceSender {
+    protection: Protection,
     encoder: Encoder,
     frame: Vec<f32>,
     timestamp: u32,
@@ -40,8 +50,9 @@ pub struct VoiceSender {
 
 impl VoiceSender {
     /// Starts at timestamp 0.
-    pub fn new() -> Result<Self, OpusError> {
+    pub fn new(protection: Protection) -> Result<Self, OpusError> {
         let mut this = Self {
+            protection,
             encoder: Encoder::new(BITRATE)?,
             frame: Vec::with_capacity(FRAME),
             timestamp: 0,
@@ -103,11 +114,13 @@ impl VoiceSender {
 
     fn protect(&mut self) -> Result<(), OpusError> {
         self.copies = match self.loss {
+            _ if self.protection == Protection::Within => 0,
             l if l >= 0.08 => 2,
             l if l >= 0.03 => 1,
             _ => 0,
         };
-        let deep = self.loss >= if self.deep { 0.11 } else { 0.15 };
+        let (from, until) = if self.protection == Protection::Within { (0.08, 0.06) } else { (0.15, 0.11) };
+        let deep = self.loss >= if self.deep { until } else { from };
         if deep != self.deep {
             self.deep = deep;
             self.encoder.set_dred(deep)?;

@@ -45,6 +45,10 @@ screen: boolean,
  */
 hand: boolean, 
 /**
+ * Much of what they send or receive gets lost, or they are away for the moment.
+ */
+weak: boolean, 
+/**
  * What they send does not open.
  */
 garbled: boolean, };

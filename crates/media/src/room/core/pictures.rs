@@ -110,7 +110,7 @@ impl Core {
     pub fn send_picture(&mut self, now: Instant, what: Shown, picture: &Encoded) {
         let identity = self.own.as_ref().map(|o| o.identity.clone()).unwrap_or_default();
         let Some(own) = self.shown.get_mut(&what).filter(|c| !c.hidden) else { return };
-        let media = own.media.filter(|_| self.publisher.up && own.ready);
+        let media = own.media.filter(|_| self.told_up && own.ready);
         if media.is_some() && own.cut && !picture.key {
             self.out.push_back(Out::KeyNeeded(what));
             return;

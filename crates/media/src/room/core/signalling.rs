@@ -112,6 +112,7 @@ impl Core {
             self.out.push_back(Out::Over(proto::DisconnectReason::JoinFailure, Next::Rejoin));
         } else {
             self.adds = false;
+            self.begin_to_wait(now);
             self.shown.values_mut().for_each(|c| c.ready = c.media.is_some());
             if std::mem::take(&mut self.again) {
                 self.offer(now, false);
@@ -127,6 +128,7 @@ impl Core {
             Ok(answer) => {
                 let sdp = answer.to_sdp_string();
                 self.say(Request::Answer(proto::SessionDescription { r#type: "answer".into(), sdp, id: d.id, ..Default::default() }));
+                self.begin_to_wait(now);
                 // Of a track that was not offered yet, the unit has heard nothing.
                 self.asked.clear();
                 self.ask_for_pictures();
@@ -156,10 +158,12 @@ impl Core {
                 }
             } else if p.state() == proto::participant_info::State::Disconnected {
                 self.people.remove(&p.sid);
+                self.connections.remove(&p.sid);
                 self.speaking.remove(&p.identity);
             } else {
                 // Somebody who came in anew has another sid.
-                self.people.retain(|_, o| o.identity != p.identity);
+                let before = self.people.extract_if(.., |_, o| o.identity == p.identity && o.sid != p.sid);
+                before.for_each(|(sid, _)| drop(self.connections.remove(&sid)));
                 self.people.insert(p.sid.clone(), p);
             }
         }
@@ -179,11 +183,36 @@ impl Core {
                 camera: on(proto::TrackSource::Camera),
                 screen: on(proto::TrackSource::ScreenShare),
                 hand: p.attributes.get("hand").is_some_and(|h| h == "1"),
+                weak: self
+                    .connections
+                    .get(&p.sid)
+                    .is_some_and(|c| matches!(c.quality(), proto::ConnectionQuality::Poor | proto::ConnectionQuality::Lost)),
             }
         };
         let own = self.own.iter().map(|p| person(p, true));
         let people = own.chain(self.people.values().map(|p| person(p, false))).collect();
         self.out.push_back(Out::People(people));
+    }
+
+    pub(super) fn qualities(&mut self, updates: Vec<proto::ConnectionQualityInfo>) {
+        for c in updates {
+            if self.identity(&c.participant_sid).is_some() {
+                self.connections.insert(c.participant_sid.clone(), c);
+            }
+        }
+        self.tell_people();
+    }
+
+    /// The largest share of packets that somebody here loses, oneself too: speech is protected for the worst path.
+    #[must_use]
+    pub fn loss(&self) -> f32 {
+        let lost = |c: &proto::ConnectionQualityInfo| match c.quality() {
+            // Whoever is away hears nothing, however it is protected.
+            proto::ConnectionQuality::Lost | proto::ConnectionQuality::Excellent => 0.0,
+            // As our unit counts it; LiveKit's points are of the same sort.
+            _ => ((5.0 - c.score) / 10.0).clamp(0.0, 1.0),
+        };
+        self.connections.values().map(lost).fold(0.0, f32::max)
     }
 
     fn identity(&self, sid: &str) -> Option<&str> {
