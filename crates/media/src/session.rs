@@ -11,11 +11,13 @@ use crate::transport::{Carrier, PathStats};
 use crate::voice::{BLOCK, Mixer, Packet, Protection, VoiceId, VoiceSender, VoiceStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
+/// How often the thread looks what there is to do when no microphone wakes it, and when one does.
 const TICK: Duration = Duration::from_millis(4);
+const WOKEN: Duration = Duration::from_millis(10);
 const TELL: Duration = Duration::from_millis(100);
 const REOPEN: Duration = Duration::from_secs(1);
 /// How often it is looked what devices there are: the system tells nobody.
@@ -177,6 +179,7 @@ struct Voice {
     setup: AudioSetup,
     source: Box<dyn Source>,
     sink: Box<dyn Sink>,
+    tick: Duration,
     /// There are microphone and speaker in one room.
     processor: Option<Processor>,
     sender: VoiceSender,
@@ -208,6 +211,7 @@ impl Voice {
         Ok(Self {
             source: audio::open_input(&setup.input)?,
             sink: audio::open_output(&setup.output)?,
+            tick: TICK,
             processor: processor(&setup),
             sender: VoiceSender::new(protection).map_err(codec)?,
             mixer: Mixer::default(),
@@ -237,14 +241,16 @@ impl Voice {
 
     fn run(mut self, inbox: &Receiver<ToVoice>) {
         let mut told = self.start;
+        self.be_woken();
         loop {
-            match inbox.recv_timeout(TICK) {
-                Ok(what) => self.take(what),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            for what in inbox.try_iter() {
-                self.take(what);
+            // Packets wake nobody: they are wanted when the next block is.
+            std::thread::park_timeout(self.tick);
+            loop {
+                match inbox.try_recv() {
+                    Ok(what) => self.take(what),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
             }
             let now = Instant::now();
             self.speak(now);
@@ -281,11 +287,20 @@ impl Voice {
         }
     }
 
+    fn be_woken(&mut self) {
+        self.tick = if self.source.wakes(std::thread::current()) { WOKEN } else { TICK };
+    }
+
+    fn speak_from(&mut self, source: Box<dyn Source>, trouble: Option<AudioError>) {
+        (self.source, self.microphone) = (source, trouble);
+        self.be_woken();
+    }
+
     /// Other devices. One that cannot be opened is told of, and the old one goes on.
     fn change(&mut self, setup: AudioSetup) {
         if setup.input != self.setup.input {
             match audio::open_input(&setup.input) {
-                Ok(source) => (self.source, self.microphone) = (source, None),
+                Ok(source) => self.speak_from(source, None),
                 Err(cause) => self.microphone = Some(cause),
             }
         }
@@ -316,8 +331,7 @@ impl Voice {
 
     fn mute_lost(&mut self, cause: AudioError, now: Instant) {
         tracing::warn!(%cause, "the microphone stopped");
-        self.microphone = Some(cause);
-        self.source = Box::new(file::Player::silence());
+        self.speak_from(Box::new(file::Player::silence()), Some(cause));
         self.reopen = now;
     }
 
@@ -388,7 +402,7 @@ impl Voice {
         if self.microphone.is_some()
             && let Ok(source) = audio::open_input(&self.setup.input).or_else(|_| audio::open_input(&Input::Default))
         {
-            (self.source, self.microphone) = (source, None);
+            self.speak_from(source, None);
         }
         if self.speaker.is_some()
             && let Ok(sink) = audio::open_output(&self.setup.output).or_else(|_| audio::open_output(&Output::Default))

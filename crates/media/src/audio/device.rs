@@ -8,8 +8,9 @@ use super::{AudioError, Sink, Source};
 use crate::voice::{BLOCK, RATE};
 use cpal::traits::{DeviceTrait as _, HostTrait as _, StreamTrait as _};
 use cpal::{BufferSize, ErrorKind, SampleFormat, SizedSample, Stream, StreamConfig};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 const MICROPHONE: &str = "microphone";
@@ -138,6 +139,7 @@ pub struct Microphone {
     ring: rtrb::Consumer<f32>,
     lost: Arc<AtomicBool>,
     heard: Option<Instant>,
+    reader: Arc<OnceLock<Thread>>,
 }
 
 impl Microphone {
@@ -147,12 +149,13 @@ impl Microphone {
         let (config, format) = config(&device, true, MICROPHONE)?;
         let (to, ring) = rtrb::RingBuffer::new(RING);
         let lost = Arc::new(AtomicBool::new(false));
+        let reader = Arc::new(OnceLock::new());
         let stream = match format {
-            SampleFormat::I16 => Self::stream::<i16>(&device, config, to, &lost),
-            _ => Self::stream::<f32>(&device, config, to, &lost),
+            SampleFormat::I16 => Self::stream::<i16>(&device, config, to, &lost, reader.clone()),
+            _ => Self::stream::<f32>(&device, config, to, &lost, reader.clone()),
         };
         let stream = stream.and_then(|s| s.play().map(|()| s)).map_err(|e| trouble(MICROPHONE, &e))?;
-        Ok(Self { _stream: stream, id: id_of(&device), ring, lost, heard: None })
+        Ok(Self { _stream: stream, id: id_of(&device), ring, lost, heard: None, reader })
     }
 
     fn stream<T: SizedSample + Into<Level>>(
@@ -160,6 +163,7 @@ impl Microphone {
         config: StreamConfig,
         mut to: rtrb::Producer<f32>,
         lost: &Arc<AtomicBool>,
+        reader: Arc<OnceLock<Thread>>,
     ) -> Result<Stream, cpal::Error> {
         let channels = usize::from(config.channels);
         let callback = move |data: &[T], _: &cpal::InputCallbackInfo| {
@@ -168,6 +172,11 @@ impl Microphone {
                 let sum: f32 = frame.iter().map(|s| Into::<Level>::into(*s).0).sum();
                 // A full ring: nobody reads any more, and what is lost is old.
                 let _ = to.push(sum / channels as f32);
+            }
+            if RING - to.slots() >= BLOCK
+                && let Some(reader) = reader.get()
+            {
+                reader.unpark();
             }
         };
         device.build_input_stream(config, callback, watch(MICROPHONE, lost), Some(OPENING))
@@ -186,6 +195,11 @@ impl Source for Microphone {
         }
         self.heard = Some(now);
         Ok(true)
+    }
+
+    fn wakes(&mut self, reader: Thread) -> bool {
+        // Another reader would have to ask.
+        self.reader.set(reader).is_ok()
     }
 
     fn device(&self) -> Option<&str> {

@@ -8,6 +8,7 @@ pub mod process;
 
 use crate::voice::BLOCK;
 use std::path::PathBuf;
+use std::thread::Thread;
 use std::time::Instant;
 
 /// What can go wrong with a device or a file.
@@ -35,6 +36,11 @@ pub enum AudioError {
 pub trait Source: Send {
     /// Fills `block` when 10 ms are ready. False: not yet.
     fn read(&mut self, block: &mut [f32; BLOCK], now: Instant) -> Result<bool, AudioError>;
+
+    /// From now on that thread is unparked when a block is ready. False: this source cannot do that, and has to be asked.
+    fn wakes(&mut self, _reader: Thread) -> bool {
+        false
+    }
 
     /// The device it is, by [`device::Device::id`].
     fn device(&self) -> Option<&str> {

@@ -6,7 +6,6 @@ use futures::channel::oneshot;
 use futures::FutureExt as _;
 
 use super::reactor::ReactorHandle;
-use super::recent::Recent;
 use super::{ClientError, PlaybackSource, Result as ClientResult};
 use crate::protocol;
 
@@ -21,7 +20,6 @@ struct InnerPlaybackStream {
     handle: ReactorHandle,
     info: protocol::CreatePlaybackStreamReply,
     eof_notify: futures::future::Shared<oneshot::Receiver<()>>,
-    timing: Recent<protocol::PlaybackLatency>,
 }
 
 impl std::fmt::Debug for PlaybackStream {
@@ -47,7 +45,6 @@ impl PlaybackStream {
             handle,
             info,
             eof_notify: eof_rx.shared(),
-            timing: Recent::default(),
         })))
     }
 
@@ -90,12 +87,9 @@ impl PlaybackStream {
             .await
     }
 
-    /// Fetches playback timing information for the playback stream. An answer of the
-    /// last tenth of a second is given again.
+    /// Fetches playback timing information for the playback stream. Changed: the
+    /// answer is kept back, so that nobody asks more often than that; see README.md.
     pub async fn timing_info(&self) -> ClientResult<protocol::PlaybackLatency> {
-        if let Some(known) = self.0.timing.get() {
-            return Ok(known);
-        }
         let answer = self
             .0
             .handle
@@ -106,7 +100,8 @@ impl PlaybackStream {
                 },
             ))
             .await?;
-        Ok(self.0.timing.keep(answer))
+        std::thread::sleep(super::PACE);
+        Ok(answer)
     }
 
     /// Corks the playback stream (temporarily pausing playback).

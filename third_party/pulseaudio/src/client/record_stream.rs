@@ -2,7 +2,7 @@ use std::{ffi::CString, sync::Arc, time};
 
 use futures::{channel::oneshot, FutureExt as _};
 
-use super::{reactor::ReactorHandle, recent::Recent, ClientError, RecordSink, Result as ClientResult};
+use super::{reactor::ReactorHandle, ClientError, RecordSink, Result as ClientResult};
 use crate::protocol;
 
 /// A stream of audio data sent from the server to the client, originating from
@@ -16,7 +16,6 @@ struct InnerRecordStream {
     handle: ReactorHandle,
     info: protocol::CreateRecordStreamReply,
     start_notify: futures::future::Shared<oneshot::Receiver<()>>,
-    timing: Recent<protocol::RecordLatency>,
 }
 
 impl std::fmt::Debug for RecordStream {
@@ -42,7 +41,6 @@ impl RecordStream {
             handle,
             info,
             start_notify: start_rx.shared(),
-            timing: Recent::default(),
         })))
     }
 
@@ -85,12 +83,9 @@ impl RecordStream {
             .await
     }
 
-    /// Fetches record timing information for the record stream. An answer of the
-    /// last tenth of a second is given again.
+    /// Fetches record timing information for the record stream. Changed: the
+    /// answer is kept back, so that nobody asks more often than that; see README.md.
     pub async fn timing_info(&self) -> ClientResult<protocol::RecordLatency> {
-        if let Some(known) = self.0.timing.get() {
-            return Ok(known);
-        }
         let answer = self
             .0
             .handle
@@ -101,7 +96,8 @@ impl RecordStream {
                 },
             ))
             .await?;
-        Ok(self.0.timing.keep(answer))
+        std::thread::sleep(super::PACE);
+        Ok(answer)
     }
 
     /// Corks the record stream (temporarily pausing recording).
