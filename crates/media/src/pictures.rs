@@ -18,6 +18,7 @@ use crate::room::core::{Picture, Source as Of};
 use crate::room::video::{Assembler, is_key, is_sane};
 use crate::session::{Quality, Switches};
 use crate::transport::{PicturePacket, Transport};
+use crate::video::layers::Wanted;
 use crate::video::source::Source;
 use crate::video::{Camera, Encoded, FIRST, LEAST, VideoError, packet};
 use sc_calls::Shown;
@@ -195,14 +196,14 @@ pub struct Preview {
 impl Preview {
     /// Opens it.
     pub async fn open(source: Source, show: OnPicture) -> Result<Self, VideoError> {
-        let opened = tokio::task::spawn_blocking(move || Camera::open(&source)).await;
+        let opened = tokio::task::spawn_blocking(move || Camera::open(&source, false)).await;
         let mut camera = opened.map_err(|e| VideoError::Device(e.to_string()))??;
         let lost = Arc::new(tokio::sync::Notify::new());
         let asked = lost.clone();
         let task = tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    () = asked.notified() => camera.ask_for_key(),
+                    () = asked.notified() => camera.ask_for_key(Wanted::ALL),
                     frame = camera.next() => match frame {
                         Some(f) => show(own_picture(&f, false)),
                         None => return,
@@ -334,13 +335,13 @@ impl Task {
     fn take(&mut self, what: ToPictures) {
         match what {
             ToPictures::Packet(p, at) => self.packet(p, at),
-            ToPictures::Lost(true) => self.camera.iter().for_each(Camera::ask_for_key),
+            ToPictures::Lost(true) => self.camera.iter().for_each(|c| c.ask_for_key(Wanted::ALL)),
             ToPictures::KeyWanted => {
                 // However often they ask: a picture of key frames alone is none. They ask again.
                 let now = Instant::now();
                 if self.answered.is_none_or(|at| now.saturating_duration_since(at) >= KEYS) {
                     self.answered = Some(now);
-                    self.camera.iter().for_each(Camera::ask_for_key);
+                    self.camera.iter().for_each(|c| c.ask_for_key(Wanted::ALL));
                 }
             }
             ToPictures::Lost(false) => self.theirs.lose(),
@@ -383,7 +384,7 @@ impl Task {
     /// Begins to open what the person wants to be seen.
     fn open(&mut self) {
         let wish = self.wished.borrow().clone();
-        self.opening = wish.map(|(_, s)| (tokio::task::spawn_blocking(move || Camera::open(&s)), Instant::now()));
+        self.opening = wish.map(|(_, s)| (tokio::task::spawn_blocking(move || Camera::open(&s, false)), Instant::now()));
     }
 
     async fn shown(&mut self, camera: Result<Camera, VideoError>) {
@@ -431,7 +432,7 @@ impl Task {
             return self.outgoing.clear();
         }
         if self.cut && !frame.key {
-            return self.camera.iter().for_each(Camera::ask_for_key);
+            return self.camera.iter().for_each(|c| c.ask_for_key(Wanted::ALL));
         }
         self.cut = false;
         self.number = self.number.wrapping_add(1) & 0x7fff;

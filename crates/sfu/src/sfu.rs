@@ -99,8 +99,8 @@ pub(crate) struct Track {
     pub(crate) layers: Vec<Layer>,
     pub(crate) voice: Voice,
     pub(crate) downs: Vec<DownKey>,
-    /// The qualities its publisher was last told to send.
-    pub(crate) wanted: Option<usize>,
+    /// The best layer its publisher was last told to send; nothing while it was told nothing.
+    pub(crate) wanted: Option<Option<usize>>,
 }
 
 /// A track on its way to one receiver.

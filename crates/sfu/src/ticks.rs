@@ -172,13 +172,13 @@ impl Sfu {
         let mut news = Vec::new();
         for (key, t) in self.tracks.iter().filter(|(_, t)| t.kind.is_video() && t.layers.len() > 1) {
             let best = t.downs.iter().filter_map(|d| self.downs.get(d)).filter(|d| !d.disabled).map(|d| d.best).max();
-            if t.wanted != best {
+            if t.wanted != Some(best) {
                 news.push((*key, best));
             }
         }
         for (key, best) in news {
             let Some(t) = self.tracks.get_mut(&key) else { continue };
-            t.wanted = best;
+            t.wanted = Some(best);
             let qualities: Vec<_> = (0..t.layers.len())
                 .filter_map(|l| Some(proto::SubscribedQuality { quality: i32::try_from(l).ok()?, enabled: best.is_some_and(|b| l <= b) }))
                 .collect();

@@ -22,7 +22,7 @@ type Ways = Arc<Mutex<Option<(Path, u64)>>>;
 /// The way to one unit.
 pub struct Detour {
     ways: Ways,
-    /// Those that got through, both ways together.
+    /// Bytes in those that got through, both ways together.
     passed: Arc<AtomicU64>,
     /// TCP's way.
     pub tcp: Proxy,
@@ -52,7 +52,7 @@ impl Detour {
         *self.ways.lock().unwrap_or_else(PoisonError::into_inner) = path;
     }
 
-    /// Datagrams that got through, both ways together.
+    /// Bytes in datagrams that got through, both ways together.
     #[must_use]
     pub fn passed(&self) -> u64 {
         self.passed.load(Relaxed)
@@ -82,7 +82,7 @@ impl Lane {
         }
         let now = self.start.elapsed().as_secs_f64() * 1_000.0;
         let times = self.channel.as_mut().map(|(_, c)| c.send(now, bytes)).unwrap_or_default();
-        self.passed.fetch_add(times.len() as u64, Relaxed);
+        self.passed.fetch_add((times.len() * bytes) as u64, Relaxed);
         times.into_iter().map(|ms| self.start + Duration::from_secs_f64(ms.max(0.0) / 1_000.0)).collect()
     }
 

@@ -19,6 +19,7 @@ mod signalling;
 use self::pictures::{Incoming, OwnTrack};
 pub use self::pictures::{Picture, Source};
 use super::frames::{Counter, Keys, Kind, SealedData};
+use crate::video::layers::Wanted;
 use livekit_protocol as proto;
 use prost::Message as _;
 use proto::signal_request::Message as Request;
@@ -114,7 +115,9 @@ pub enum Out {
     /// A host has switched the microphone off.
     Muted,
     /// Somebody cannot begin without a key frame of this picture of ours.
-    KeyNeeded(Shown),
+    KeyNeeded(Shown, Wanted),
+    /// Somebody looks at these layers of this picture of ours.
+    LookedAt(Shown, Wanted),
     /// So many bits a second go through to the unit.
     Carries(u64),
     /// Somebody's media does not open.
@@ -304,6 +307,7 @@ impl Core {
                 }
             }
             Response::SpeakersChanged(s) => self.speakers(&s.speakers),
+            Response::SubscribedQualityUpdate(u) => self.looked_at(&u),
             Response::ConnectionQuality(q) => self.qualities(q.updates),
             // Nobody else switches it on.
             Response::Mute(m) if m.muted && self.track.as_deref() == Some(&m.sid) => {
@@ -533,7 +537,7 @@ impl Core {
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.path(now, which, false),
             Event::IceConnectionStateChange(s) if s.is_connected() && self.side(which).ready => self.path(now, which, true),
-            Event::KeyframeRequest(r) if which == Which::Publisher => self.key_needed(r.mid),
+            Event::KeyframeRequest(r) if which == Which::Publisher => self.key_needed(r.mid, r.rid),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => self.out.push_back(Out::Carries(estimate.as_u64())),
             Event::RtpPacket(p) if which == Which::Subscriber => self.on_packet(now, &p),
             Event::ChannelOpen(id, label) => {

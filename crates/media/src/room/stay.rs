@@ -9,6 +9,7 @@ use crate::pictures::{OWN, OwnPicture, own_picture};
 use crate::room::frames::Keys;
 use crate::session::{Quality, Session, Switches, ToVoice, queue};
 use crate::transport::{Carrier, PathKind, PathStats};
+use crate::video::layers::Wanted;
 use crate::video::{Camera, Encoded, VideoError, source as video_source};
 use crate::voice::{Packet, Protection, VoiceId};
 use livekit_protocol as proto;
@@ -27,6 +28,8 @@ use zeroize::Zeroizing;
 struct Own {
     camera: Option<Camera>,
     opening: Option<JoinHandle<Result<Camera, VideoError>>>,
+    /// What the unit said last of who looks at it.
+    looked_at: Wanted,
 }
 
 /// What comes of it.
@@ -37,10 +40,10 @@ enum Came {
 }
 
 impl Own {
-    /// Begins to open what is to be shown; what was shown before is closed at once.
+    /// Begins to open what is to be shown, in layers where that is of use; what was shown before is closed at once.
     fn show(&mut self, source: Option<video_source::Source>) {
         self.camera = None;
-        self.opening = source.map(|s| tokio::task::spawn_blocking(move || Camera::open(&s)));
+        self.opening = source.map(|s| tokio::task::spawn_blocking(move || Camera::open(&s, true)));
     }
 
     /// Never comes while nothing is shown.
@@ -193,7 +196,8 @@ impl Stay {
     fn came(&mut self, core: &mut Core, what: Shown, came: Came) {
         match came {
             Came::Opened(Ok(camera)) => {
-                core.show(what, (camera.width, camera.height));
+                core.show(what, (camera.width, camera.height), camera.layered);
+                camera.want(self.own(what).looked_at);
                 self.own(what).camera = Some(camera);
             }
             Came::Frame(Some(frame)) => self.taken(core, what, &frame),
@@ -225,7 +229,7 @@ impl Stay {
     fn taken(&self, core: &mut Core, what: Shown, frame: &Encoded) {
         core.send_picture(Instant::now(), what, frame);
         let own = own_picture(frame, what == Shown::Screen);
-        if self.wanted.contains_key(&own.source) {
+        if frame.best && self.wanted.contains_key(&own.source) {
             // Nobody takes them in time: they say so, and get a key frame.
             let _ = self.frames.try_send(own);
         }
@@ -313,7 +317,7 @@ impl Stay {
             Core::new([&sockets.locals(Which::Publisher), &sockets.locals(Which::Subscriber)], keys, muted, rand::random(), Instant::now());
         core.want(self.wanted.clone());
         for (what, own) in [(Shown::Camera, &self.camera), (Shown::Screen, &self.screen)] {
-            own.camera.iter().for_each(|c| core.show(what, (c.width, c.height)));
+            own.camera.iter().for_each(|c| core.show(what, (c.width, c.height), c.layered));
         }
         let (url, token) = (self.url.clone(), self.token.clone());
         let mut link = match self.meanwhile(Box::pin(Signalling::connect(&url, &token, None)), inbox).await {
@@ -441,7 +445,7 @@ impl Stay {
                 for (screen, own) in [(false, &self.camera), (true, &self.screen)] {
                     let of = Source { identity: OWN.to_owned(), screen };
                     if pictures.contains_key(&of) && !self.wanted.contains_key(&of) {
-                        own.camera.iter().for_each(Camera::ask_for_key);
+                        own.camera.iter().for_each(|c| c.ask_for_key(Wanted::ALL));
                     }
                 }
                 self.wanted.clone_from(&pictures);
@@ -451,7 +455,7 @@ impl Stay {
             Command::PicturesLost(of) => {
                 for (screen, own) in [(false, &self.camera), (true, &self.screen)] {
                     if of.as_ref().is_none_or(|o| o.identity == OWN && o.screen == screen) {
-                        own.camera.iter().for_each(Camera::ask_for_key);
+                        own.camera.iter().for_each(|c| c.ask_for_key(Wanted::ALL));
                     }
                 }
                 core.lose_pictures(of.as_ref());
@@ -502,7 +506,12 @@ impl Stay {
                     self.switches.muted.store(true, Ordering::Relaxed);
                     self.tell.send_modify(|v| v.muted = true);
                 }
-                Out::KeyNeeded(what) => self.own(what).camera.iter().for_each(Camera::ask_for_key),
+                Out::KeyNeeded(what, layers) => self.own(what).camera.iter().for_each(|c| c.ask_for_key(layers)),
+                Out::LookedAt(what, layers) => {
+                    let own = self.own(what);
+                    own.looked_at = layers;
+                    own.camera.iter().for_each(|c| c.want(layers));
+                }
                 Out::Carries(bits) => self.carries(bits),
                 Out::Garbled(identity) => self.tell.send_modify(|v| v.garbled.push(identity)),
                 Out::Opens(identity) => self.tell.send_modify(|v| v.garbled.retain(|g| *g != identity)),

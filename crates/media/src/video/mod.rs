@@ -3,6 +3,7 @@
 //! * [`camera`]: the cameras of this machine; [`screen`]: its screens and windows; [`convert`]: what they deliver, as encoders take it.
 //! * [`estimate`]: how much a path carries.
 //! * [`ivf`]: what came, in a file.
+//! * [`layers`]: which encoders a picture has.
 //! * [`source`]: where frames come from.
 //! * [`vp8`]: encoder and decoder (libvpx).
 //! * [`packet`]: encoded frames cut to packets (RFC 7741).
@@ -12,21 +13,21 @@ pub mod camera;
 pub mod convert;
 pub mod estimate;
 pub mod ivf;
+pub mod layers;
 pub mod packet;
 pub mod screen;
 pub mod source;
 pub mod vp8;
 
-use convert::I420;
+use layers::{Layers, Made, Wanted};
 use source::{Frames, Source};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use vp8::Encoder;
 
 /// Frames that may wait to be sent.
-const QUEUE: usize = 8;
+const QUEUE: usize = 12;
 /// The most a picture gets, in kb/s, and what it begins with: enough for 640 × 360.
 pub(crate) const RATE: u32 = 700;
 /// The same for a screen, whose letters are to be read.
@@ -37,11 +38,6 @@ const BETTER: u32 = 8;
 const RESTS: Duration = Duration::from_secs(1);
 /// What a path is thought to carry before anything is known, in bits a second.
 pub(crate) const FIRST: u64 = 450_000;
-/// Below the first a picture is sent at half its sides, above the second at its own again: few good points are seen better than many
-/// bad ones.
-const SMALL: (u32, u32) = (180, 260);
-/// A picture with fewer points down is small already.
-const TALL: u32 = 300;
 /// Below this a picture is no picture any more.
 pub(crate) const LEAST: u32 = 80;
 
@@ -77,11 +73,17 @@ pub struct Encoded {
     pub key: bool,
     /// VP8.
     pub bytes: Vec<u8>,
+    /// It is of the layer of half the sides.
+    pub half: bool,
+    /// No better layer is sent now.
+    pub best: bool,
 }
 
 #[derive(Default)]
 struct Wishes {
-    key: AtomicBool,
+    /// Which layers are to begin anew, and which are looked at ([`Wanted::bits`]).
+    keys: AtomicU8,
+    wanted: AtomicU8,
     /// In kb/s; nought while nobody has said.
     rate: AtomicU32,
     stop: AtomicBool,
@@ -105,6 +107,8 @@ pub struct Camera {
     pub width: u32,
     /// Points down.
     pub height: u32,
+    /// There is a layer of half the sides too.
+    pub layered: bool,
 }
 
 impl Drop for Camera {
@@ -114,8 +118,8 @@ impl Drop for Camera {
 }
 
 impl Camera {
-    /// Opens the source and starts. Waits for the device.
-    pub fn open(source: &Source) -> Result<Self, VideoError> {
+    /// Opens the source and starts, with two layers if that is asked for and of use. Waits for the device.
+    pub fn open(source: &Source, layered: bool) -> Result<Self, VideoError> {
         let (to, from) = mpsc::channel(QUEUE);
         let (tell, opened) = std::sync::mpsc::sync_channel(1);
         let wishes = Arc::new(Wishes::default());
@@ -123,13 +127,13 @@ impl Camera {
         // The system's cameras stay in the thread that opened them.
         let run = move || {
             let screen = matches!(source, Source::Screen(_));
-            let ready = source.open().and_then(|f| Ok((Scaled::new(f.width(), f.height(), screen)?, f)));
+            let ready = source.open().and_then(|f| Ok((Layers::new((f.width(), f.height()), screen, layered)?, f)));
             let (encoder, frames) = match ready {
                 Ok(r) => r,
                 // Whoever asked may have gone.
                 Err(cause) => return drop(tell.send(Err(cause))),
             };
-            if tell.send(Ok((frames.width(), frames.height()))).is_ok()
+            if tell.send(Ok((frames.width(), frames.height(), encoder.is_layered()))).is_ok()
                 && let Err(cause) = run(frames, encoder, &shared, &to)
             {
                 tracing::warn!(%cause, "the pictures end");
@@ -137,8 +141,8 @@ impl Camera {
         };
         let thread = std::thread::Builder::new().name("camera".into()).spawn(run);
         thread.map_err(|e| VideoError::Device(e.to_string()))?;
-        let (width, height) = opened.recv().map_err(|e| VideoError::Device(e.to_string()))??;
-        Ok(Self { wishes, frames: from, width, height })
+        let (width, height, layered) = opened.recv().map_err(|e| VideoError::Device(e.to_string()))??;
+        Ok(Self { wishes, frames: from, width, height, layered })
     }
 
     /// The next frame; `None` when the source has ended.
@@ -147,8 +151,13 @@ impl Camera {
     }
 
     /// Somebody needs a key frame.
-    pub fn ask_for_key(&self) {
-        self.wishes.key.store(true, Ordering::Relaxed);
+    pub fn ask_for_key(&self, of: Wanted) {
+        self.wishes.keys.fetch_or(of.bits(), Ordering::Relaxed);
+    }
+
+    /// These layers are looked at.
+    pub fn want(&self, layers: Wanted) {
+        self.wishes.wanted.store(layers.bits(), Ordering::Relaxed);
     }
 
     /// The path carries so much, in bits a second.
@@ -157,69 +166,13 @@ impl Camera {
     }
 }
 
-/// An encoder of the size that fits the frames and the rate. Of a screen the size stays: small letters cannot be read.
-struct Scaled {
-    encoder: Encoder,
-    width: u32,
-    height: u32,
-    rate: u32,
-    small: bool,
-    screen: bool,
-}
-
-impl Scaled {
-    fn new(width: u32, height: u32, screen: bool) -> Result<Self, VideoError> {
-        let rate = if screen { SCREEN_RATE } else { RATE };
-        Ok(Self { encoder: Encoder::new(width, height, rate, screen)?, width, height, rate, small: false, screen })
-    }
-
-    /// Follows the rate; what changes little is left.
-    fn set_rate(&mut self, rate: u32) -> Result<(), VideoError> {
-        let rate = if rate == 0 { self.rate } else { rate.clamp(LEAST, if self.screen { SCREEN_RATE } else { RATE }) };
-        if rate.abs_diff(self.rate) * 10 <= self.rate {
-            return Ok(());
-        }
-        self.rate = rate;
-        let small = !self.screen && self.height >= TALL && rate < if self.small { SMALL.1 } else { SMALL.0 };
-        if small == self.small {
-            return self.encoder.set_rate(rate);
-        }
-        self.small = small;
-        self.fresh()
-    }
-
-    /// Follows the size of the frames.
-    fn set_size(&mut self, (width, height): (u32, u32)) -> Result<(), VideoError> {
-        if (width, height) == (self.width, self.height) {
-            return Ok(());
-        }
-        (self.width, self.height, self.small) = (width, height, self.small && height >= TALL);
-        self.fresh()
-    }
-
-    /// Another encoder. Its first frame is a key frame.
-    fn fresh(&mut self) -> Result<(), VideoError> {
-        let by = if self.small { 2 } else { 1 };
-        self.encoder = Encoder::new((self.width / by) & !1, (self.height / by) & !1, self.rate, self.screen)?;
-        Ok(())
-    }
-
-    fn encode(&mut self, frame: &[u8], at: Duration, key: bool) -> Result<Option<(Vec<u8>, bool)>, VideoError> {
-        if !self.small {
-            return self.encoder.encode(frame, at, key);
-        }
-        let whole = I420 { width: self.width, height: self.height, bytes: frame.to_vec() };
-        self.encoder.encode(&whole.halved().bytes, at, key)
-    }
-}
-
-fn run(mut frames: Box<dyn Frames>, mut encoder: Scaled, wishes: &Wishes, to: &mpsc::Sender<Encoded>) -> Result<(), VideoError> {
+fn run(mut frames: Box<dyn Frames>, mut encoder: Layers, wishes: &Wishes, to: &mpsc::Sender<Encoded>) -> Result<(), VideoError> {
     let every = Duration::from_secs(1) / frames.rate().max(1);
     let mut due = Instant::now();
     let mut bad = 0;
     let (mut rests, mut sent) = (0, clock());
     // The first frame is one anyway.
-    let mut key = true;
+    let mut keys = Wanted::ALL;
     while !wishes.stop.load(Ordering::Relaxed) {
         if let Some(wait) = due.checked_duration_since(Instant::now()).filter(|_| !frames.is_live()) {
             std::thread::sleep(wait);
@@ -236,25 +189,28 @@ fn run(mut frames: Box<dyn Frames>, mut encoder: Scaled, wishes: &Wishes, to: &m
             Err(cause) => return Err(cause),
         }
         bad = 0;
-        key |= wishes.key.swap(false, Ordering::Relaxed);
+        keys = keys.or(Wanted::of(wishes.keys.swap(0, Ordering::Relaxed)));
         let at = clock();
         rests = if frames.changed() { 0 } else { rests + 1 };
-        if rests > BETTER && !key && at.saturating_sub(sent) < RESTS {
+        if rests > BETTER && keys == Wanted::NONE && at.saturating_sub(sent) < RESTS {
             continue;
         }
         sent = at;
         let frame = frames.frame();
-        encoder.set_size((frames.width(), frames.height()))?;
-        encoder.set_rate(wishes.rate.load(Ordering::Relaxed))?;
-        let Some((bytes, is_key)) = encoder.encode(frame, at, key)? else { continue };
+        let wanted = (wishes.rate.load(Ordering::Relaxed), Wanted::of(wishes.wanted.load(Ordering::Relaxed)));
+        let (made, still) = encoder.encode((frame, (frames.width(), frames.height())), at, wanted, keys)?;
+        keys = still;
         // 32 bits, and over.
         #[allow(clippy::cast_possible_truncation)]
         let timestamp = (at.as_micros() * 9 / 100) as u32;
-        match to.try_send(Encoded { timestamp, key: is_key, bytes }) {
-            Ok(()) => key = false,
-            // The next ones would build on this one.
-            Err(mpsc::error::TrySendError::Full(_)) => key = true,
-            Err(mpsc::error::TrySendError::Closed(_)) => return Ok(()),
+        for Made { half, key, bytes } in made {
+            let best = half != encoder.active.whole;
+            match to.try_send(Encoded { timestamp, key, bytes, half, best }) {
+                Ok(()) => {}
+                // The next ones would build on this one.
+                Err(mpsc::error::TrySendError::Full(_)) => keys = keys.or(Wanted { half, whole: !half }),
+                Err(mpsc::error::TrySendError::Closed(_)) => return Ok(()),
+            }
         }
     }
     Ok(())
@@ -269,16 +225,16 @@ mod tests {
     async fn a_film_runs_in_its_time_and_begins_with_a_key_frame() {
         let dir = tempfile::tempdir().unwrap();
         let film = source::tests::film(dir.path(), 10);
-        let mut camera = Camera::open(&Source::File(film)).unwrap();
+        let mut camera = Camera::open(&Source::File(film), false).unwrap();
         let first = camera.next().await.unwrap();
         assert!(first.key && crate::room::video::is_sane(&first.bytes));
         let second = camera.next().await.unwrap();
         assert!(!second.key);
         assert!(second.timestamp.wrapping_sub(first.timestamp) >= 90_000 / 25, "not faster than it was made");
-        camera.ask_for_key();
+        camera.ask_for_key(Wanted::ALL);
         let asked = async { while !camera.next().await.unwrap().key {} };
         tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
-        assert!(matches!(Camera::open(&Source::File(dir.path().join("none.y4m"))), Err(VideoError::File(..))));
+        assert!(matches!(Camera::open(&Source::File(dir.path().join("none.y4m")), false), Err(VideoError::File(..))));
     }
 
     /// A screen on which nothing moves.
@@ -314,7 +270,7 @@ mod tests {
         let shared = wishes.clone();
         let thread = std::thread::spawn(move || {
             let still = Still([vec![90; 640 * 360], vec![120; 640 * 180]].concat(), true);
-            run(Box::new(still), Scaled::new(640, 360, true)?, &shared, &to)
+            run(Box::new(still), Layers::new((640, 360), true, false)?, &shared, &to)
         });
         std::thread::sleep(Duration::from_millis(2_600));
         wishes.stop.store(true, Ordering::Relaxed);
@@ -327,25 +283,5 @@ mod tests {
         assert!((usize::try_from(BETTER).unwrap() / 2..=14).contains(&seen.len()), "{}", seen.len());
         let first = vp8::Decoder::new().unwrap().decode(&seen.first().unwrap().bytes).unwrap().unwrap();
         assert_eq!((first.width, first.height), (640, 360), "small letters cannot be read");
-    }
-
-    #[test]
-    fn at_a_low_rate_a_picture_is_small_and_whole() {
-        let mut e = Scaled::new(640, 360, false).unwrap();
-        let frame = [vec![90; 640 * 360], vec![120; 640 * 180]].concat();
-        let mut at = Duration::ZERO;
-        let mut size = |rate: u32| {
-            e.set_rate(rate).unwrap();
-            at += Duration::from_millis(40);
-            let (bytes, key) = e.encode(&frame, at, true).unwrap().unwrap();
-            assert!(key);
-            let seen = vp8::Decoder::new().unwrap().decode(&bytes).unwrap().unwrap();
-            assert!(seen.points.iter().all(|p| p.abs_diff(90) < 6));
-            (seen.width, seen.height)
-        };
-        assert_eq!(
-            [size(700), size(0), size(200), size(120), size(200), size(300)],
-            [(640, 360), (640, 360), (640, 360), (320, 180), (320, 180), (640, 360)]
-        );
     }
 }

@@ -3,12 +3,13 @@
 use super::{Core, MediaOf, Out, Request, Which};
 use crate::room::frames::Kind;
 use crate::room::video::{self, Assembler};
+use crate::video::layers::Wanted;
 use crate::video::{Encoded, packet};
 use livekit_protocol as proto;
 use sc_calls::Shown;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
-use str0m::media::{KeyframeRequestKind, Mid, Pt};
+use str0m::media::{KeyframeRequestKind, Mid, Pt, Rid, Simulcast, SimulcastLayer};
 use str0m::rtp::{RtpWrite, Ssrc};
 
 /// A picture somebody sends.
@@ -33,21 +34,44 @@ pub struct Picture {
     pub frame: Vec<u8>,
 }
 
+/// Names of the layers (RFC 8851), as LiveKit has them for two: of half the sides, and the whole.
+const RIDS: [&str; 2] = ["q", "h"];
+
+/// One stream of a picture of our own.
+#[derive(Clone, Copy)]
+pub(super) struct OwnLayer {
+    /// Something was not sent: it goes on with a key frame.
+    cut: bool,
+    sequence: u64,
+    picture: u16,
+}
+
 /// A picture of our own.
 pub(super) struct OwnTrack {
     pub(super) cid: String,
     pub(super) size: (u32, u32),
+    /// It has two layers.
+    pub(super) layered: bool,
+    pub(super) layers: [OwnLayer; 2],
     pub(super) asked: bool,
     pub(super) track: Option<String>,
     pub(super) media: Option<(Mid, Pt)>,
     /// Its section was answered: what is sent goes out.
     pub(super) ready: bool,
-    /// Something was not sent: it goes on with a key frame.
-    pub(super) cut: bool,
     /// Nobody is to see it now.
     pub(super) hidden: bool,
-    pub(super) sequence: u64,
-    pub(super) picture: u16,
+}
+
+impl OwnTrack {
+    /// As it is offered.
+    pub(super) fn simulcast(&self) -> Option<Simulcast> {
+        let send = RIDS.iter().map(|r| SimulcastLayer::new(r)).collect();
+        self.layered.then(|| Simulcast { send, recv: Vec::new() })
+    }
+
+    fn cut(&mut self) {
+        self.layers.iter_mut().for_each(|l| l.cut = true);
+    }
 }
 
 /// A picture on its way in.
@@ -69,16 +93,18 @@ pub(super) fn is_screen(track: &proto::TrackInfo) -> bool {
 }
 
 impl Core {
-    /// Shows the camera or a screen, whose pictures are so large, from the moment media flows. Once it is known to the unit it is only
-    /// hidden and shown again.
-    pub fn show(&mut self, what: Shown, size: (u32, u32)) {
+    /// Shows the camera or a screen, whose pictures are so large, from the moment media flows; with a layer of half the sides beside it
+    /// when there is one. Once it is known to the unit it is only hidden and shown again, with the layers it had.
+    pub fn show(&mut self, what: Shown, size: (u32, u32), layered: bool) {
         if let Some(own) = self.shown.get_mut(&what) {
-            (own.hidden, own.cut) = (false, true);
+            own.hidden = false;
+            own.cut();
         } else {
             let cid = format!("{}-{}", name_of(what), self.cid);
             let (track, media) = (None, None);
-            let (asked, ready, cut, hidden) = (false, false, false, false);
-            self.shown.insert(what, OwnTrack { cid, size, asked, track, media, ready, cut, hidden, sequence: 1_000, picture: 0 });
+            let (asked, ready, hidden) = (false, false, false);
+            let layers = [OwnLayer { cut: false, sequence: 1_000, picture: 0 }; 2];
+            self.shown.insert(what, OwnTrack { cid, size, layered, layers, asked, track, media, ready, hidden });
         }
         self.publish_pictures();
         self.tell_hidden(what);
@@ -111,24 +137,32 @@ impl Core {
         let identity = self.own.as_ref().map(|o| o.identity.clone()).unwrap_or_default();
         let Some(own) = self.shown.get_mut(&what).filter(|c| !c.hidden) else { return };
         let media = own.media.filter(|_| self.told_up && own.ready);
-        if media.is_some() && own.cut && !picture.key {
-            self.out.push_back(Out::KeyNeeded(what));
+        // A picture that had one layer when it became known keeps to it.
+        if picture.half && !own.layered {
+            return;
+        }
+        let [half, whole] = &mut own.layers;
+        let (layer, rid) = if picture.half { (half, RIDS[0]) } else { (whole, RIDS[1]) };
+        let rid = own.layered.then(|| Rid::from(rid));
+        if media.is_some() && layer.cut && !picture.key {
+            self.out.push_back(Out::KeyNeeded(what, Wanted { half: picture.half, whole: !picture.half }));
             return;
         }
         let iv = self.iv.next();
         let sealed = media.and_then(|m| Some((m, self.keys.seal(Kind::Vp8, &identity, &picture.bytes, iv, now)?)));
-        own.cut = sealed.is_none();
+        layer.cut = sealed.is_none();
         let Some(((mid, pt), sealed)) = sealed else { return };
-        own.picture = own.picture.wrapping_add(1) & 0x7fff;
-        let mut parts = packet::packets(&sealed, own.picture).peekable();
+        layer.picture = layer.picture.wrapping_add(1) & 0x7fff;
+        let mut parts = packet::packets(&sealed, layer.picture).peekable();
         let mut writes = Vec::new();
         while let Some(part) = parts.next() {
-            own.sequence += 1;
-            writes.push(RtpWrite::new(pt, own.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true));
+            layer.sequence += 1;
+            writes
+                .push(RtpWrite::new(pt, layer.sequence.into(), picture.timestamp, now, part).marker(parts.peek().is_none()).nackable(true));
         }
         for write in writes {
             self.change(Which::Publisher, |s| {
-                if let Some(stream) = s.rtc.direct_api().stream_tx_by_mid(mid, None) {
+                if let Some(stream) = s.rtc.direct_api().stream_tx_by_mid(mid, rid) {
                     stream.write_rtp(write);
                 }
             });
@@ -137,9 +171,21 @@ impl Core {
     }
 
     /// Somebody cannot begin without a key frame of the picture in this section.
-    pub(super) fn key_needed(&mut self, mid: Mid) {
+    pub(super) fn key_needed(&mut self, mid: Mid, rid: Option<Rid>) {
         let what = self.shown.iter().find(|(_, own)| own.media.is_some_and(|(m, _)| m == mid)).map(|(what, _)| *what);
-        self.out.extend(what.map(Out::KeyNeeded));
+        let half = rid == Some(Rid::from(RIDS[0]));
+        self.out.extend(what.map(|w| Out::KeyNeeded(w, Wanted { half, whole: !half })));
+    }
+
+    /// The unit says which layers of a picture of ours anybody looks at.
+    #[allow(deprecated)] // Older units have the list without codecs.
+    pub(super) fn looked_at(&mut self, u: &proto::SubscribedQualityUpdate) {
+        let Some((what, own)) = self.shown.iter().find(|(_, own)| own.track.as_deref() == Some(&u.track_sid)) else { return };
+        let all = u.subscribed_codecs.iter().flat_map(|c| &c.qualities).chain(&u.subscribed_qualities);
+        let on: Vec<proto::VideoQuality> = all.filter(|q| q.enabled).map(proto::SubscribedQuality::quality).collect();
+        let half = own.layered && !on.is_empty();
+        let whole = on.iter().any(|q| *q != proto::VideoQuality::Low);
+        self.out.push_back(Out::LookedAt(*what, Wanted { half, whole }));
     }
 
     /// These pictures are drawn now, in so many points across and down; no others come.
@@ -182,7 +228,13 @@ impl Core {
         for (what, own) in self.shown.iter_mut().filter(|(_, c)| up && !c.asked && !c.hidden) {
             own.asked = true;
             let (width, height) = own.size;
-            let layer = proto::VideoLayer { quality: proto::VideoQuality::High as i32, width, height, ..Default::default() };
+            let layer =
+                |quality, by| proto::VideoLayer { quality: quality as i32, width: width / by, height: height / by, ..Default::default() };
+            let layers = if own.layered {
+                vec![layer(proto::VideoQuality::Low, 2), layer(proto::VideoQuality::Medium, 1)]
+            } else {
+                vec![layer(proto::VideoQuality::High, 1)]
+            };
             let source = match what {
                 Shown::Camera => proto::TrackSource::Camera,
                 Shown::Screen => proto::TrackSource::ScreenShare,
@@ -194,7 +246,7 @@ impl Core {
                 source: source as i32,
                 width,
                 height,
-                layers: vec![layer],
+                layers,
                 encryption: proto::encryption::Type::Gcm as i32,
                 ..Default::default()
             });

@@ -53,7 +53,7 @@ impl Core {
         let cid = self.cid.clone();
         let mut mid = None;
         let fresh = self.shown.iter().filter(|(_, c)| c.track.is_some() && c.media.is_none());
-        let fresh: Vec<(Shown, String)> = fresh.map(|(what, c)| (*what, c.cid.clone())).collect();
+        let fresh: Vec<_> = fresh.map(|(what, c)| (*what, c.cid.clone(), c.simulcast())).collect();
         let mut sections = Vec::new();
         let made = self.change(Which::Publisher, |s| {
             let mut api = s.rtc.sdp_api();
@@ -70,8 +70,8 @@ impl Core {
                     }));
                 }
             }
-            for (what, cid) in fresh {
-                sections.push((what, api.add_media(MediaKind::Video, Direction::SendOnly, Some("room".into()), Some(cid), None)));
+            for (what, cid, layers) in fresh {
+                sections.push((what, api.add_media(MediaKind::Video, Direction::SendOnly, Some("room".into()), Some(cid), layers)));
             }
             if restart {
                 api.ice_restart(true);
