@@ -7,6 +7,7 @@ use sc_media::audio::{AudioSetup, Input, Output};
 use sc_media::room::core::{Picture, Source};
 use sc_media::room::frames::Keys;
 use sc_media::room::{Heard, Room, RoomOptions, RoomPhase};
+use sc_media::transport::PathKind;
 use sc_media::video::source::Source as Camera;
 use sc_media::voice::VoiceStats;
 use sc_protocol::rooms::{CreateRoom, RoomTokenAnswer, RoomTokenRequest};
@@ -158,6 +159,8 @@ async fn where_datagrams_do_not_pass_a_room_goes_over_tcp() -> Result<()> {
     let (heard, seen) = m.measure(5).await?;
     println!("{heard:?}, {} frames", seen.len());
     ensure!(m.detour.passed() == 0, "no datagram got through");
+    let path = m.listener.quality().unwrap_or_default();
+    ensure!(path.path.kind == PathKind::UnitTcp && path.path.rtt.is_some() && path.rate.1 > 50, "and that is told: {path:?}");
     ensure!(heard.played >= 230 && heard.concealed <= 5 && seen.len() >= 100, "{heard:?} {seen:?}");
     m.end().await
 }
@@ -220,6 +223,9 @@ async fn a_room_is_heard_and_seen_through_losses_both_ways() -> Result<()> {
             film.len()
         );
         ensure!(good >= whole, "{heard:?}");
+        let (path, people) = (m.speaker.quality().unwrap_or_default().path, m.speaker.view().borrow().people.clone());
+        ensure!(path.kind == PathKind::Unit && path.rtt.is_some_and(|r| r >= SECS(1) / 30), "{path:?}");
+        ensure!(loss < 0.2 || (people.iter().all(|p| p.weak) && path.lost > 0.05), "everybody is told that it is bad: {people:?} {path:?}");
         ensure!(film.len() as f64 >= 250.0 * frames && film.windows(2).all(|w| w[1] > w[0]), "{film:?}");
         m.end().await?;
     }

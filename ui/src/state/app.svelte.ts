@@ -133,7 +133,10 @@ class AppModel {
     else if (e.type === 'call') calls.apply(e.call);
     else if (e.type === 'room') rooms.apply(e.room);
     else if (e.type === 'inside') rooms.told(e.inside);
-    else if (e.type === 'quality') calls.measure(e.quality);
+    else if (e.type === 'quality') {
+      calls.measure(e.quality);
+      rooms.measure(e.quality);
+    }
   }
 
   async select(id: string, around: number | null = null): Promise<void> {

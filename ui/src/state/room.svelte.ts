@@ -1,11 +1,13 @@
 // The room one is in, and who is inside those of conversations: applies what the host tells.
 import { api } from '../ipc/api';
 import type { InsideView } from '../ipc/bindings/InsideView';
+import type { QualityView } from '../ipc/bindings/QualityView';
 import type { RoomPersonView } from '../ipc/bindings/RoomPersonView';
 import type { RoomView } from '../ipc/bindings/RoomView';
 
 class RoomModel {
   room = $state.raw<RoomView | null>(null);
+  quality = $state.raw<QualityView | null>(null);
   #inside = $state.raw<Record<string, RoomPersonView[]>>({});
 
   /** How pictures are laid out, and whether they are drawn (and sent here) at all. */
@@ -33,6 +35,12 @@ class RoomModel {
 
   apply(room: RoomView | null): void {
     this.room = room;
+    if (!this.running) this.quality = null;
+  }
+
+  /** Figures that come after the end say nothing. */
+  measure(quality: QualityView): void {
+    if (this.running) this.quality = quality;
   }
 
   told(inside: InsideView): void {

@@ -71,7 +71,7 @@ pub struct QualityView {
     pub rate_in: u32,
     /// Kilobits per second sent.
     pub rate_out: u32,
-    /// `unknown`, `direct`, `relayed`.
+    /// `unknown`, `direct`, `relayed`; of a room `unit`, `unit-tcp`.
     pub path: String,
     /// What the path carries of pictures, in kilobits per second; nought without any.
     pub picture_rate: u32,
@@ -111,6 +111,8 @@ impl From<&Quality> for QualityView {
                 PathKind::Unknown => "unknown",
                 PathKind::Direct => "direct",
                 PathKind::Relayed => "relayed",
+                PathKind::Unit => "unit",
+                PathKind::UnitTcp => "unit-tcp",
             }
             .to_owned(),
             picture_rate: 0,

@@ -19,6 +19,7 @@ mod signalling;
 use self::pictures::{Incoming, OwnTrack};
 pub use self::pictures::{Picture, Source};
 use super::frames::{Counter, Keys, Kind, SealedData};
+use crate::transport::{PathKind, PathStats};
 use crate::video::layers::Wanted;
 use livekit_protocol as proto;
 use prost::Message as _;
@@ -54,6 +55,8 @@ const NO_PORT: u16 = 9;
 const ASK: (Duration, Duration, usize) = (Duration::from_millis(200), Duration::from_millis(500), 12);
 /// Nothing comes for so long, of media or of answers: there is an interruption.
 const SILENT: Duration = Duration::from_secs(3);
+/// How often the paths are measured.
+const MEASURE: Duration = Duration::from_secs(1);
 /// How often the unit is told that we live.
 const PING: Duration = Duration::from_secs(5);
 
@@ -136,6 +139,8 @@ struct Side {
     up: bool,
     /// When something came last.
     heard: Instant,
+    /// As it was measured last.
+    path: PathStats,
     /// Its keys are there: whether it is up is only a matter of the path.
     ready: bool,
     channels: [Option<ChannelId>; 2],
@@ -213,7 +218,7 @@ fn rtc(locals: &[SocketAddr], now: Instant, bwe: bool) -> Rtc {
     builder.set_initial_stun_rto(ASK.0);
     builder.set_max_stun_rto(ASK.1);
     builder.set_max_stun_retransmits(ASK.2);
-    let builder = builder.set_rtp_mode(true).clear_codecs().enable_opus(true, false).enable_vp8(true).set_stats_interval(None);
+    let builder = builder.set_rtp_mode(true).clear_codecs().enable_opus(true, false).enable_vp8(true).set_stats_interval(Some(MEASURE));
     let builder = if bwe { builder.enable_bwe(Some(START)) } else { builder };
     let mut rtc = builder.build(now);
     if bwe {
@@ -239,6 +244,7 @@ impl Core {
             tcp: false,
             up: false,
             heard: now,
+            path: PathStats::default(),
             ready: false,
             channels: [None; 2],
         };
@@ -463,6 +469,12 @@ impl Core {
         self.mend.map_or(due, |at| due.min(at))
     }
 
+    /// The paths as they were measured last: sent is what goes to the unit, received what comes from it.
+    #[must_use]
+    pub fn path_stats(&self) -> PathStats {
+        PathStats { received: self.subscriber.path.received, ..self.publisher.path }
+    }
+
     /// Both paths stand.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -537,6 +549,7 @@ impl Core {
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.path(now, which, false),
             Event::IceConnectionStateChange(s) if s.is_connected() && self.side(which).ready => self.path(now, which, true),
+            Event::PeerStats(s) => self.measured(which, &s),
             Event::KeyframeRequest(r) if which == Which::Publisher => self.key_needed(r.mid, r.rid),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => self.out.push_back(Out::Carries(estimate.as_u64())),
             Event::RtpPacket(p) if which == Which::Subscriber => self.on_packet(now, &p),
@@ -601,6 +614,18 @@ impl Core {
             self.out.push_back(if all { Out::Connected } else { Out::Interrupted });
             self.publish_pictures();
         }
+    }
+
+    fn measured(&mut self, which: Which, s: &str0m::stats::PeerStats) {
+        let pair = s.selected_candidate_pair.as_ref();
+        self.side(which).path = PathStats {
+            // Asked of the path itself: there is an answer when nothing is sent, too.
+            rtt: pair.and_then(|p| p.current_round_trip_time).or(s.rtt),
+            sent: s.peer_bytes_tx,
+            received: s.peer_bytes_rx,
+            lost: s.egress_loss_fraction.unwrap_or(0.0),
+            kind: pair.map_or(PathKind::Unknown, |p| if p.protocol == Protocol::Tcp { PathKind::UnitTcp } else { PathKind::Unit }),
+        };
     }
 
     fn on_packet(&mut self, now: Instant, p: &str0m::rtp::RtpPacket) {

@@ -8,16 +8,16 @@ use crate::audio::{AudioSetup, Input};
 use crate::pictures::{OWN, OwnPicture, own_picture};
 use crate::room::frames::Keys;
 use crate::session::{Quality, Session, Switches, ToVoice, queue};
-use crate::transport::{Carrier, PathKind, PathStats};
+use crate::transport::{Carrier, PathStats};
 use crate::video::layers::Wanted;
 use crate::video::{Camera, Encoded, VideoError, source as video_source};
 use crate::voice::{Packet, Protection, VoiceId};
 use livekit_protocol as proto;
 use sc_calls::Shown;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -64,14 +64,12 @@ impl Own {
 /// The room's side of the voice thread.
 struct RoomCarrier {
     out: mpsc::Sender<Packet>,
-    sent: AtomicU64,
-    received: AtomicU64,
+    path: Mutex<PathStats>,
 }
 
 #[async_trait::async_trait]
 impl Carrier for RoomCarrier {
     async fn send(&self, packet: Packet) {
-        self.sent.fetch_add(packet.payload.len() as u64, Ordering::Relaxed);
         // A full queue: what waits is late already.
         let _ = self.out.try_send(packet);
     }
@@ -81,8 +79,7 @@ impl Carrier for RoomCarrier {
     }
 
     async fn stats(&self) -> PathStats {
-        let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        PathStats { rtt: None, sent: count(&self.sent), received: count(&self.received), lost: 0.0, kind: PathKind::Direct }
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn close(&self) {}
@@ -135,7 +132,7 @@ impl Stay {
         switches: Arc<Switches>,
     ) -> Self {
         let (out, speech) = mpsc::channel(QUEUE);
-        let carrier = Arc::new(RoomCarrier { out, sent: AtomicU64::new(0), received: AtomicU64::new(0) });
+        let carrier = Arc::new(RoomCarrier { out, path: Mutex::default() });
         let (mut to_voice, inbox) = queue();
         let opened = Session::open(options.audio.clone(), carrier.clone(), (to_voice.clone(), inbox), switches.clone()).await;
         let mut trouble = None;
@@ -358,7 +355,6 @@ impl Stay {
                     News::Lost => break Ended::Again,
                 },
                 Some(Received { which, protocol, from, to, bytes }) = datagrams.recv() => {
-                    self.carrier.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     core.handle_datagram(Instant::now(), which, protocol, (from, to), &bytes);
                 }
                 Some(p) = self.speech.recv() => {
@@ -372,6 +368,7 @@ impl Stay {
                     Some(c) => self.on_command(&mut core, c),
                 },
                 _ = look.tick() => {
+                    *self.carrier.path.lock().unwrap_or_else(PoisonError::into_inner) = core.path_stats();
                     if core.is_up() {
                         self.inside += WATCH;
                         flowed = Instant::now();

@@ -85,6 +85,10 @@ pub enum PathKind {
     Direct,
     /// Through a relay.
     Relayed,
+    /// Through a room's forwarding unit.
+    Unit,
+    /// The same over TCP.
+    UnitTcp,
 }
 
 /// The path, measured.

@@ -37,7 +37,7 @@ rate_in: number,
  */
 rate_out: number, 
 /**
- * `unknown`, `direct`, `relayed`.
+ * `unknown`, `direct`, `relayed`; of a room `unit`, `unit-tcp`.
  */
 path: string, 
 /**
