@@ -81,6 +81,8 @@ impl Link {
                 self.state = State::Up(signalling);
                 News::Back
             }
+            // The seat is gone: asking again does not bring it back.
+            Ok(Err(NetError::Refused)) => News::Lost,
             _ if self.tries >= MOST => News::Lost,
             _ => {
                 self.attempt();
