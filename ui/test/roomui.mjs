@@ -62,6 +62,8 @@ try {
     await id('chat-input').fill('Nghe rõ không?');
     await id('chat-send').click();
     await until('the chat is read', () => lan.lines.some((l) => l.chat === 'Nghe rõ không?' && l.name === 'minh'));
+    await until('the figures of the path are there', async () => /Through the server(?!, over).*\d+ ms.*[1-9]\d* kbit\/s in/s.test(await id('room-quality').innerText()));
+    await id('room-quality').scrollIntoViewIfNeeded();
     await matrix('room-sheet');
     await page.keyboard.press('Escape');
     await id('room-mute').click();
