@@ -2,7 +2,7 @@
 
 use livekit_protocol as proto;
 use prost::Message as _;
-use sc_media::room::core::Core;
+use sc_media::room::core::{Core, Which};
 use sc_media::room::frames::{Keys, Kind};
 use sc_media::room::video::{Assembler, is_key, is_sane};
 use sc_sfu::{Config, Join, Protocol, Sfu};
@@ -64,7 +64,11 @@ pub fn participant(bytes: &[u8]) {
                     core.handle_signal(now, m);
                 }
             }
-            1 => core.handle_datagram(now, address(7_881), if len % 2 == 0 { address(1) } else { address(2) }, piece),
+            1 => {
+                let (which, port) = if len % 2 == 0 { (Which::Publisher, 1) } else { (Which::Subscriber, 2) };
+                let (protocol, port) = if len % 4 < 2 { (Protocol::Udp, port) } else { (Protocol::Tcp, 9) };
+                core.handle_datagram(now, which, protocol, (address(7_881), address(port)), piece);
+            }
             _ => core.handle_timeout(now + Duration::from_millis(u64::from(*len) * 20)),
         }
         while core.poll_output().is_some() {}

@@ -5,6 +5,7 @@ use crate::network::{Channel, Path};
 use crate::proxy::Proxy;
 use anyhow::Result;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,15 +114,16 @@ async fn serve(front: Arc<UdpSocket>, unit: SocketAddr, ways: Ways, passed: Arc<
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let Ok((n, from)) = front.recv_from(&mut buffer).await else { continue };
-        if !known.contains_key(&from) {
-            let Ok(socket) = UdpSocket::bind((unit.ip(), 0)).await else { continue };
-            let socket = Arc::new(socket);
-            readers.spawn(answers(socket.clone(), front.clone(), from, lane()));
-            known.insert(from, (socket, lane()));
-        }
-        if let Some((socket, lane)) = known.get_mut(&from) {
-            lane.pass(buffer.get(..n).unwrap_or_default(), socket, unit, &mut late);
-        }
+        let (socket, lane) = match known.entry(from) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => {
+                let Ok(socket) = UdpSocket::bind((unit.ip(), 0)).await else { continue };
+                let socket = Arc::new(socket);
+                readers.spawn(answers(socket.clone(), front.clone(), from, lane()));
+                e.insert((socket, lane()))
+            }
+        };
+        lane.pass(buffer.get(..n).unwrap_or_default(), socket, unit, &mut late);
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) enum News {
 }
 
 enum State {
-    Up(Signalling),
+    Up(Box<Signalling>),
     Coming(JoinHandle<Result<Signalling, NetError>>),
 }
 
@@ -48,7 +48,7 @@ impl Drop for Link {
 
 impl Link {
     pub(super) fn new(url: String, token: Zeroizing<String>, signalling: Signalling) -> Self {
-        Self { url, token, sid: String::new(), tries: 0, state: State::Up(signalling) }
+        Self { url, token, sid: String::new(), tries: 0, state: State::Up(Box::new(signalling)) }
     }
 
     /// Begins to take it up again, unless that has begun.
@@ -78,7 +78,7 @@ impl Link {
         };
         match task.await {
             Ok(Ok(signalling)) => {
-                self.state = State::Up(signalling);
+                self.state = State::Up(Box::new(signalling));
                 News::Back
             }
             // The seat is gone: asking again does not bring it back.
