@@ -143,6 +143,13 @@ impl Decoder {
         check(unsafe { sys::opus_packet_get_nb_samples(packet.as_ptr(), len, RATE.cast_signed()) })
     }
 
+    /// The packet has a coarse copy of the frame before it.
+    pub fn has_fec(packet: &[u8]) -> Result<bool, OpusError> {
+        let len = i32::try_from(packet.len()).map_err(|_| OpusError(sys::OPUS_BAD_ARG))?;
+        // SAFETY: `packet` has `len` bytes; the library looks at none when there is none.
+        check(unsafe { sys::opus_packet_has_lbrr(packet.as_ptr(), len) }).map(|n| n > 0)
+    }
+
     fn run(&mut self, packet: Option<&[u8]>, samples: usize, fec: bool) -> Result<&[f32], OpusError> {
         let room = c_int::try_from(samples.min(LONGEST)).unwrap_or(0);
         let (data, len) = packet.map_or((std::ptr::null(), 0), |p| (p.as_ptr(), i32::try_from(p.len()).unwrap_or(0)));
@@ -156,7 +163,7 @@ impl Decoder {
         self.run(Some(packet), LONGEST, false)
     }
 
-    /// The frame before `next`, from the copy in it; concealed when there is none.
+    /// The frame before `next`, from the copy in it ([`Decoder::has_fec`]); concealed when there is none.
     pub fn recover(&mut self, next: &[u8], samples: usize) -> Result<&[f32], OpusError> {
         self.run(Some(next), samples, true)
     }

@@ -7,7 +7,7 @@
 //! | the frame that is due | what is heard |
 //! |---|---|
 //! | is here (itself, or a RED copy) | the frame |
-//! | is missing, a later one is here | deep redundancy, else the FEC copy in the very next one, else concealment |
+//! | is missing, a later one is here | the FEC copy in the very next one, else deep redundancy, else concealment |
 //! | is missing, nothing later is here | concealment, the playhead waits; after 120 ms silence until packets come again |
 
 use super::delay::Delay;
@@ -347,10 +347,11 @@ impl VoiceReceiver {
     fn repair(&mut self, gap: i64) -> Result<(), OpusError> {
         let before = usize::try_from(gap).unwrap_or(0);
         let Some(later) = self.frames.get(&(self.next + gap)) else { return Ok(()) };
-        if let Some(pcm) = self.decoder.recall(&later.data, before, FRAME)? {
-            self.pcm.extend_from_slice(pcm);
-        } else if before == FRAME {
+        // The copy is nearer to what was said than what deep redundancy makes of it.
+        if before == FRAME && Decoder::has_fec(&later.data)? {
             let pcm = self.decoder.recover(&later.data, FRAME)?;
+            self.pcm.extend_from_slice(pcm);
+        } else if let Some(pcm) = self.decoder.recall(&later.data, before, FRAME)? {
             self.pcm.extend_from_slice(pcm);
         } else {
             let pcm = self.decoder.conceal(FRAME)?;
