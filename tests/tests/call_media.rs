@@ -83,7 +83,9 @@ async fn speech_survives_every_fifth_packet_lost() -> Result<()> {
     p.connect().await?;
     p.pass(Duration::from_secs(8)).await?;
     let q = p.sides[1].media.quality().unwrap();
-    assert!(q.heard.copied + q.heard.recovered > 20, "{q:?}");
+    let told = p.sides[0].media.quality().unwrap().path.lost;
+    assert!(told > 0.01, "the speaker is told what is lost: {told}");
+    assert!(q.heard.copied > 20, "and sends copies: {q:?}");
     assert!(q.heard.concealed < q.heard.played / 10, "{q:?}");
     assert_eq!(q.heard.malformed, 0);
     p.hang_up().await?;

@@ -7,6 +7,7 @@ pub mod network;
 pub mod peer;
 mod pictures;
 pub mod relay;
+mod reports;
 
 use crate::voice::{Packet, Protection};
 use std::time::{Duration, Instant};

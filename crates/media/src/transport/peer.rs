@@ -6,6 +6,7 @@
 
 use super::flights::Patient;
 use super::relay::{self, Bridges};
+use super::reports::{self, Lost};
 use super::{Carrier, IceServer, PathKind, PathStats, Transport, TransportError, TransportEvent, network, pictures};
 use crate::voice::{PT_OPUS, PT_RED, Packet};
 use rtc::ice::mdns::MulticastDnsMode;
@@ -15,8 +16,8 @@ use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
 };
 use rtc::statistics::report::RTCStatsReportEntry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
@@ -45,8 +46,6 @@ const CHECKS: u16 = 250;
 const GATHER: Duration = Duration::from_millis(150);
 /// How often the addresses are looked at.
 const WATCH: Duration = Duration::from_millis(500);
-/// How often the path is measured.
-const MEASURE: Duration = Duration::from_secs(1);
 
 /// Where events go. Called from the connection's task: it must not wait.
 pub type OnEvent = Arc<dyn Fn(TransportEvent) + Send + Sync>;
@@ -71,6 +70,7 @@ pub struct Peer {
     pc: Arc<dyn PeerConnection>,
     track: Arc<TrackLocalStaticRTP>,
     ssrc: u32,
+    lost: Lost,
     sequence: AtomicU16,
     offset: u32,
     own: pictures::Own,
@@ -125,6 +125,8 @@ impl Peer {
         let servers = servers.map(|s| RTCIceServer { urls: s.urls, username: s.username, credential: s.credential }).collect();
         let gathering = Arc::new(Gathering { complete: watch::channel(false).0, described: AtomicBool::new(false) });
         let content = Arc::new(pictures::Content::default());
+        let (ssrc, lost) = (rand::random(), Lost::default());
+        let registry = reports::hear(configure_rtcp_reports(Registry::new()), ssrc, lost.clone(), on_event.clone());
         let theirs = Arc::new(pictures::Theirs::new(content.clone()));
         let policy = if config.relay_only { RTCIceTransportPolicy::Relay } else { RTCIceTransportPolicy::All };
         let bind = if config.bind.is_empty() { network::bind() } else { config.bind };
@@ -132,13 +134,12 @@ impl Peer {
             .with_configuration(RTCConfigurationBuilder::new().with_ice_servers(servers).with_ice_transport_policy(policy).build())
             .with_media_engine(media)
             .with_setting_engine(settings)
-            .with_interceptor_registry(pictures::watch(configure_rtcp_reports(Registry::new()), on_event.clone(), content.clone()))
+            .with_interceptor_registry(pictures::watch(registry, on_event.clone(), content.clone()))
             .with_handler(Arc::new(Handler { on_event: on_event.clone(), gathering: gathering.clone(), theirs: theirs.clone() }))
             .with_udp_addrs(bind);
         let runtime = config.runtime.unwrap_or_else(|| Arc::new(TokioRuntime));
         let builder = builder.with_runtime(Arc::new(Patient(runtime)));
         let pc: Arc<dyn PeerConnection> = Arc::new(Box::pin(builder.build()).await.map_err(local)?);
-        let ssrc = rand::random();
         let coding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), ..Default::default() },
             codec: opus.rtp_codec,
@@ -149,9 +150,9 @@ impl Peer {
         pc.add_track(track.clone() as Arc<dyn TrackLocal>).await.map_err(local)?;
         let own = pictures::Own::new(content);
         pc.add_track(own.track()).await.map_err(local)?;
-        let tasks = vec![tokio::spawn(watch_network(on_event.clone())), tokio::spawn(report(Arc::downgrade(&pc), on_event))];
+        let tasks = vec![tokio::spawn(watch_network(on_event))];
         let (sequence, offset) = (AtomicU16::new(rand::random()), rand::random());
-        Ok(Self { pc, track, ssrc, sequence, offset, own, theirs, gathering, _bridges: bridges, tasks })
+        Ok(Self { pc, track, ssrc, lost, sequence, offset, own, theirs, gathering, _bridges: bridges, tasks })
     }
 
     /// Addresses that are found from now on belong to the next description.
@@ -243,7 +244,7 @@ impl Carrier for Peer {
     }
 
     async fn stats(&self) -> PathStats {
-        stats(&*self.pc).await
+        PathStats { lost: self.lost.share(), ..stats(&*self.pc).await }
     }
 
     async fn close(&self) {
@@ -284,25 +285,7 @@ async fn stats(pc: &dyn PeerConnection) -> PathStats {
         let relay = local || relayed("RTCRemoteIceCandidate", &pair.remote_candidate_id);
         out.kind = if relay { PathKind::Relayed } else { PathKind::Direct };
     }
-    for entry in report.iter() {
-        if let RTCStatsReportEntry::RemoteInboundRtp(r) = entry
-            && r.received_rtp_stream_stats.rtp_stream_stats.kind == RtpCodecKind::Audio
-        {
-            #[allow(clippy::cast_possible_truncation)]
-            let lost = r.fraction_lost as f32;
-            out.lost = lost.clamp(0.0, 1.0);
-        }
-    }
     out
-}
-
-/// Tells what the other side reports, until the connection is gone.
-async fn report(pc: Weak<dyn PeerConnection>, on_event: OnEvent) {
-    loop {
-        tokio::time::sleep(MEASURE).await;
-        let Some(pc) = pc.upgrade() else { return };
-        on_event(TransportEvent::Report(stats(&*pc).await.lost));
-    }
 }
 
 async fn watch_network(on_event: OnEvent) {
