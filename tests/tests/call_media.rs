@@ -87,6 +87,7 @@ async fn speech_survives_every_fifth_packet_lost() -> Result<()> {
     assert!(told > 0.01, "the speaker is told what is lost: {told}");
     assert!(q.heard.copied > 20, "and sends copies: {q:?}");
     assert!(q.heard.concealed < q.heard.played / 10, "{q:?}");
+    assert!((0.08..0.35).contains(&q.loss_in), "what is told of it is near the truth: {q:?}");
     assert_eq!(q.heard.malformed, 0);
     p.hang_up().await?;
     let mut steps = tones(&samples(&path("b.wav"))?);

@@ -25,6 +25,8 @@ const CONCEAL: usize = 6 * FRAME;
 const PAUSE: i64 = RATE as i64 / 2;
 /// The playhead may be off by this, in milliseconds.
 const SLACK_MS: f64 = 12.0;
+/// What one frame counts for in the share that is lost lately: some four seconds.
+const LATELY: f32 = 0.005;
 /// Beyond this it jumps.
 const LOST_MS: f64 = 400.0;
 /// The longest distance to the clock, in milliseconds.
@@ -89,6 +91,8 @@ pub struct VoiceReceiver {
     made_up: usize,
     delay: Delay,
     loss: f32,
+    /// The same, thought worse than it is.
+    feared: f32,
     stats: VoiceStats,
     level: f32,
     /// Blocks until the playhead is moved again.
@@ -114,6 +118,7 @@ impl VoiceReceiver {
             made_up: 0,
             delay: Delay::default(),
             loss: 0.0,
+            feared: 0.0,
             stats: VoiceStats::default(),
             level: 0.0,
             rest: 0,
@@ -187,7 +192,7 @@ impl VoiceReceiver {
     /// Distance to keep between the clock and what is heard.
     fn target(&self) -> f64 {
         // The next packets repair a gap if they are here when it is due.
-        let repair = match self.loss {
+        let repair = match self.feared {
             l if l > 0.12 => 60.0,
             l if l > 0.06 => 40.0,
             l if l > 0.01 => 20.0,
@@ -275,8 +280,11 @@ impl VoiceReceiver {
     }
 
     fn count(&mut self, missed: bool) {
-        let rate = if missed { 0.02 } else { 0.005 };
-        self.loss += rate * (f32::from(u8::from(missed)) - self.loss);
+        let missed = f32::from(u8::from(missed));
+        self.loss += LATELY * (missed - self.loss);
+        // Up at once, down slowly: what is kept for repairs is not to come and go.
+        let rate = if missed > 0.0 { 4.0 * LATELY } else { LATELY };
+        self.feared += rate * (missed - self.feared);
     }
 
     /// Decodes until `want` samples wait, or there is nothing to decode.
