@@ -203,7 +203,7 @@ impl Core {
         self.tell_people();
     }
 
-    /// The largest share of packets that somebody here loses, oneself too: speech is protected for the worst path.
+    /// The largest share of our packets that somebody here loses: on our way to the unit, and on the worst one from it.
     #[must_use]
     pub fn loss(&self) -> f32 {
         let lost = |c: &proto::ConnectionQualityInfo| match c.quality() {
@@ -212,7 +212,9 @@ impl Core {
             // As our unit counts it; LiveKit's points are of the same sort.
             _ => ((5.0 - c.score) / 10.0).clamp(0.0, 1.0),
         };
-        self.connections.values().map(lost).fold(0.0, f32::max)
+        let own = self.own.as_ref().and_then(|o| self.connections.get(&o.sid)).map_or(0.0, lost);
+        let others = self.people.keys().filter_map(|sid| self.connections.get(sid)).map(lost).fold(0.0, f32::max);
+        1.0 - (1.0 - own) * (1.0 - others)
     }
 
     fn identity(&self, sid: &str) -> Option<&str> {
