@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | any | in-band FEC: the next packet has a coarse copy | the same |
 //! | from 3 % | RED: the next packet has the frame itself | more of it |
-//! | from 8 % | RED with two frames | deep redundancy: 400 ms |
+//! | from 5 % | | deep redundancy: 400 ms |
+//! | from 8 % | RED with two frames | |
 //! | from 15 % | deep redundancy as well, for the bursts that RED does not span | |
 
 use super::opus::{Encoder, OpusError};
@@ -119,7 +120,7 @@ impl VoiceSender {
             l if l >= 0.03 => 1,
             _ => 0,
         };
-        let (from, until) = if self.protection == Protection::Within { (0.08, 0.06) } else { (0.15, 0.11) };
+        let (from, until) = if self.protection == Protection::Within { (0.05, 0.03) } else { (0.15, 0.11) };
         let deep = self.loss >= if self.deep { until } else { from };
         if deep != self.deep {
             self.deep = deep;
