@@ -3,8 +3,7 @@
 //! | packets lost | protection with copies | within the packet |
 //! |---|---|---|
 //! | any | in-band FEC: the next packet has a coarse copy | the same |
-//! | from 3 % | RED: the next packet has the frame itself | more of it |
-//! | from 5 % | | deep redundancy: 400 ms |
+//! | from 3 % | RED: the next packet has the frame itself | deep redundancy: 400 ms |
 //! | from 8 % | RED with two frames | |
 //! | from 15 % | deep redundancy as well, for the bursts that RED does not span | |
 
@@ -120,7 +119,7 @@ impl VoiceSender {
             l if l >= 0.03 => 1,
             _ => 0,
         };
-        let (from, until) = if self.protection == Protection::Within { (0.05, 0.03) } else { (0.15, 0.11) };
+        let (from, until) = if self.protection == Protection::Within { (0.03, 0.015) } else { (0.15, 0.11) };
         let deep = self.loss >= if self.deep { until } else { from };
         if deep != self.deep {
             self.deep = deep;
