@@ -48,7 +48,7 @@ impl Detour {
         Ok(Self { ways, passed, tcp, task })
     }
 
-    /// Another network for datagrams, from now on; nothing: none passes any more.
+    /// Another network for datagrams, from now on: its seed is to be another one, too. Nothing: none passes any more.
     pub fn set(&self, path: Option<(Path, u64)>) {
         *self.ways.lock().unwrap_or_else(PoisonError::into_inner) = path;
     }
@@ -64,7 +64,7 @@ impl Detour {
 struct Lane {
     ways: Ways,
     passed: Arc<AtomicU64>,
-    /// Made anew when the network is another one.
+    /// Made anew when the seed is another one.
     channel: Option<(u64, Channel)>,
     /// Tells the directions' fates apart.
     number: u64,

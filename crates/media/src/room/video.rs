@@ -3,7 +3,7 @@
 //! | state | entered by | what comes out |
 //! |---|---|---|
 //! | lost | the beginning, [`Assembler::lose`], a hole older than [`PATIENCE`], too much at once | nothing; a key frame is asked for |
-//! | following | a whole key frame | frame after frame without a hole |
+//! | following | a whole key frame | frame after frame without a hole; behind one older than [`HURRY`] a key frame is asked for, too |
 //!
 //! A frame builds on the one before, so none is given out behind a hole: a packet sent again may still fill it, or a whole key frame
 //! behind it ends the waiting at once. A frame that is still on its way is no hole, however long that takes. What is held is bounded by [`MOST`] packets.

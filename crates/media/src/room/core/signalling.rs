@@ -210,7 +210,7 @@ impl Core {
             // Whoever is away hears nothing, however it is protected.
             proto::ConnectionQuality::Lost | proto::ConnectionQuality::Excellent => 0.0,
             // As our unit counts it; LiveKit's points are of the same sort.
-            _ => ((5.0 - c.score) / 10.0).clamp(0.0, 1.0),
+            _ => share_lost(c.score),
         };
         let own = self.own.as_ref().and_then(|o| self.connections.get(&o.sid)).map_or(0.0, lost);
         let others = self.people.keys().filter_map(|sid| self.connections.get(sid)).map(lost).fold(0.0, f32::max);
@@ -235,5 +235,21 @@ impl Core {
         list.sort_by(|a, b| b.1.total_cmp(&a.1));
         let speaking = list.into_iter().map(|(i, _)| i.clone()).collect();
         self.out.push_back(Out::Speaking(speaking));
+    }
+}
+
+/// The share of packets that a score stands for. A unit may say anything: what is no number tells nothing.
+fn share_lost(score: f32) -> f32 {
+    if score.is_finite() { ((5.0 - score) / 10.0).clamp(0.0, 1.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share_lost;
+
+    #[test]
+    fn a_score_is_a_share_whatever_the_unit_says() {
+        assert!((share_lost(4.0) - 0.1).abs() < 1e-6);
+        assert_eq!([f32::NAN, f32::INFINITY, 7.0, -900.0].map(share_lost), [0.0, 0.0, 0.0, 1.0]);
     }
 }
