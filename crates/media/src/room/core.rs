@@ -13,13 +13,15 @@
 //! Media that is not encrypted, or does not open, is dropped and told of once for each sender ([`Out::Garbled`]). Of pictures only those
 //! come that are asked for ([`Core::want`]), as large as they are drawn.
 
+mod paths;
 mod pictures;
 mod signalling;
 
+use self::paths::{SILENT, rtc};
 use self::pictures::{Incoming, OwnTrack};
 pub use self::pictures::{Picture, Source};
 use super::frames::{Counter, Keys, Kind, SealedData};
-use crate::transport::{PathKind, PathStats};
+use crate::transport::PathStats;
 use crate::video::layers::Wanted;
 use livekit_protocol as proto;
 use prost::Message as _;
@@ -33,9 +35,9 @@ use str0m::bwe::{Bitrate, BweKind};
 use str0m::change::SdpPendingOffer;
 use str0m::channel::ChannelId;
 use str0m::media::{Mid, Pt};
-use str0m::net::{Protocol, Receive, TcpType, Transmit};
+use str0m::net::{Protocol, Receive, Transmit};
 use str0m::rtp::{ExtensionValues, RtpWrite};
-use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc};
+use str0m::{Event, IceConnectionState, Input, Output, Rtc};
 
 /// LiveKit's data channels: reliable, lossy.
 const CHANNELS: [&str; 2] = ["_reliable", "_lossy"];
@@ -44,19 +46,6 @@ const START: Bitrate = Bitrate::kbps(500);
 const LEAST: Bitrate = Bitrate::kbps(100);
 const DESIRED: Bitrate = Bitrate::kbps(1_000);
 const DESIRED_SCREEN: Bitrate = Bitrate::kbps(2_500);
-/// TCP is tried as well when there is no path for so long: it costs a connection, and what is lost on it holds up what follows.
-const UDP_FIRST: Duration = Duration::from_secs(1);
-/// Then the unit is asked for other paths, and so often again.
-const RENEW: Duration = Duration::from_secs(5);
-/// The port of whoever only connects (RFC 6544, 4.5).
-const NO_PORT: u16 = 9;
-/// How a path is asked whether it is there: first and last wait between two questions, and how many remain without an answer before it is
-/// given up, six seconds in all: an interruption that is shorter needs no new path.
-const ASK: (Duration, Duration, usize) = (Duration::from_millis(200), Duration::from_millis(500), 12);
-/// Nothing comes for so long, of media or of answers: there is an interruption.
-const SILENT: Duration = Duration::from_secs(3);
-/// How often the paths are measured.
-const MEASURE: Duration = Duration::from_secs(1);
 /// How often the unit is told that we live.
 const PING: Duration = Duration::from_secs(5);
 
@@ -205,31 +194,6 @@ pub struct Core {
     sequence: u64,
     /// Reliable packets sent so far.
     data: u32,
-}
-
-impl Side {
-    fn works(&self, now: Instant) -> bool {
-        self.up && now < self.heard + SILENT
-    }
-}
-
-fn rtc(locals: &[SocketAddr], now: Instant, bwe: bool) -> Rtc {
-    let mut builder = Rtc::builder();
-    builder.set_initial_stun_rto(ASK.0);
-    builder.set_max_stun_rto(ASK.1);
-    builder.set_max_stun_retransmits(ASK.2);
-    let builder = builder.set_rtp_mode(true).clear_codecs().enable_opus(true, false).enable_vp8(true).set_stats_interval(Some(MEASURE));
-    let builder = if bwe { builder.enable_bwe(Some(START)) } else { builder };
-    let mut rtc = builder.build(now);
-    if bwe {
-        rtc.bwe().set_bitrate(LEAST, DESIRED);
-    }
-    for a in locals {
-        if let Ok(c) = Candidate::host(*a, Protocol::Udp) {
-            rtc.add_local_candidate(c);
-        }
-    }
-    rtc
 }
 
 impl Core {
@@ -469,12 +433,6 @@ impl Core {
         self.mend.map_or(due, |at| due.min(at))
     }
 
-    /// The paths as they were measured last: sent is what goes to the unit, received what comes from it.
-    #[must_use]
-    pub fn path_stats(&self) -> PathStats {
-        PathStats { received: self.subscriber.path.received, ..self.publisher.path }
-    }
-
     /// Both paths stand.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -563,69 +521,6 @@ impl Core {
             Event::ChannelData(d) if which == Which::Subscriber => self.on_data(now, &d.data),
             _ => {}
         }
-    }
-
-    /// From now on there may be a path.
-    fn begin_to_wait(&mut self, now: Instant) {
-        if !self.was_up {
-            self.mend.get_or_insert(now + UDP_FIRST);
-        }
-    }
-
-    /// There is no path, or none that works.
-    fn mend(&mut self, now: Instant) {
-        for which in [Which::Publisher, Which::Subscriber] {
-            if !self.side(which).works(now) && !std::mem::replace(&mut self.side(which).tcp, true) {
-                self.try_tcp(which);
-            }
-        }
-        // The unit believes in a path for longer than we do, and only it can begin the subscriber's anew.
-        self.mend = self.was_up.then(|| now + RENEW);
-        if self.was_up {
-            self.out.push_back(Out::Renew);
-        }
-    }
-
-    fn try_tcp(&mut self, which: Which) {
-        for ip in self.addresses.clone() {
-            let candidate = Candidate::builder().tcp().host(SocketAddr::new(ip, NO_PORT)).tcptype(TcpType::Active).build();
-            if let Ok(c) = candidate {
-                self.change(which, |s| s.rtc.add_local_candidate(c).is_some());
-            }
-        }
-    }
-
-    fn path(&mut self, now: Instant, which: Which, up: bool) {
-        let side = self.side(which);
-        side.up = up;
-        if up {
-            side.heard = now;
-        }
-        self.tell_path(now);
-    }
-
-    /// Whether media flows, when that has changed.
-    fn tell_path(&mut self, now: Instant) {
-        let all = self.publisher.works(now) && self.subscriber.works(now);
-        if all != self.told_up {
-            self.told_up = all;
-            self.was_up |= all;
-            self.mend = (!all).then(|| now + UDP_FIRST);
-            self.out.push_back(if all { Out::Connected } else { Out::Interrupted });
-            self.publish_pictures();
-        }
-    }
-
-    fn measured(&mut self, which: Which, s: &str0m::stats::PeerStats) {
-        let pair = s.selected_candidate_pair.as_ref();
-        self.side(which).path = PathStats {
-            // Asked of the path itself: there is an answer when nothing is sent, too.
-            rtt: pair.and_then(|p| p.current_round_trip_time).or(s.rtt),
-            sent: s.peer_bytes_tx,
-            received: s.peer_bytes_rx,
-            lost: s.egress_loss_fraction.unwrap_or(0.0),
-            kind: pair.map_or(PathKind::Unknown, |p| if p.protocol == Protocol::Tcp { PathKind::UnitTcp } else { PathKind::Unit }),
-        };
     }
 
     fn on_packet(&mut self, now: Instant, p: &str0m::rtp::RtpPacket) {
