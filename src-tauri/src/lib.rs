@@ -69,7 +69,7 @@ async fn pictures(handle: AppHandle, shell: State<'_, Shell>, frames: Channel<Re
     let mut pictures = shell.app(&handle).await?.pictures();
     let task = tauri::async_runtime::spawn(async move {
         while let Some(frame) = pictures.next().await {
-            if frames.send(Response::new(frame.to_vec())).is_err() {
+            if frames.send(Response::new(frame)).is_err() {
                 return;
             }
         }

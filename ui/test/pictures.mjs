@@ -109,6 +109,44 @@ try {
     await tile('lan').waitFor({ state: 'detached' });
   });
 
+  await test('where the web view cannot decode, the app does: when it fails, without the codec, and without the interface', async () => {
+    const url = page.url();
+    // Each on top of the one before.
+    for (const broken of [
+      () => {
+        globalThis.VideoDecoder = class {
+          static isConfigSupported = async () => ({ supported: true });
+          decodeQueueSize = 0;
+          state = 'unconfigured';
+          constructor(init) {
+            this.init = init;
+          }
+          configure() {}
+          decode() {
+            this.state = 'closed';
+            queueMicrotask(() => this.init.error(new DOMException('there is no codec', 'EncodingError')));
+          }
+        };
+      },
+      () => (VideoDecoder.isConfigSupported = async () => ({ supported: false })),
+      () => delete globalThis.VideoDecoder,
+    ]) {
+      await page.addInitScript(`(${broken})()`);
+      await page.goto('about:blank');
+      await page.goto(url);
+      await phase('inside');
+      await drawn('An');
+      await follows('An');
+    }
+    // Large and small alike, and with two of them.
+    binh = await browser.enter(link, 'Bình');
+    await drawn('Bình');
+    await follows('Bình');
+    await follows('An');
+    await check('room-pictures-decoded');
+    await binh.leave();
+  });
+
   await test('with another key nothing is seen, and that is said', async () => {
     await id('room-leave').click();
     await phase('over');

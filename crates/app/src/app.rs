@@ -1,6 +1,7 @@
 //! The app behind every host: one profile, one engine, one open window.
 
 mod calls;
+mod decoded;
 mod find;
 mod pictures;
 mod rooms;
@@ -78,7 +79,9 @@ struct Inner {
     /// Which pictures of a call are drawn.
     drawn: pictures::Drawn,
     /// Frames for whoever draws.
-    pictures: broadcast::Sender<Arc<[u8]>>,
+    pictures: broadcast::Sender<Arc<sc_media::room::core::Picture>>,
+    /// And those that are decoded here.
+    decoded: decoded::Decoded,
     /// What sounds while a call is not taken yet.
     ring: Mutex<Option<(Tone, Ring)>>,
     /// Tells levels while there is a call.
@@ -123,6 +126,7 @@ impl App {
             room: Mutex::new(None),
             drawn: pictures::Drawn::default(),
             pictures: broadcast::channel(pictures::WAITING).0,
+            decoded: decoded::Decoded::default(),
             ring: Mutex::new(None),
             telling: Mutex::new(None),
         }));
@@ -270,6 +274,7 @@ impl App {
             | Command::RaiseHand { .. }
             | Command::RoomChat { .. }
             | Command::ShowPictures { .. }
+            | Command::PictureDrawn
             | Command::PicturesLost { .. }
             | Command::CurrentRoom
             | Command::Inside { .. }

@@ -336,7 +336,12 @@ pub enum Command {
     ShowPictures {
         /// Which, and how large.
         pictures: Vec<WantedPicture>,
+        /// Decoded: the web view cannot do that. Each has to be drawn before the next one comes.
+        #[serde(default)]
+        decoded: bool,
     },
+    /// The decoded picture that came last is drawn. Nothing.
+    PictureDrawn,
     /// What is drawn has lost frames: the picture goes on with a key frame. Nothing.
     PicturesLost {
         /// Of whom.

@@ -1,6 +1,7 @@
 //! Films whose frames are numbered in their points, so that whoever sees one knows which it is.
 
-use sc_media::video::vp8::{Decoder, Grey};
+use sc_media::video::convert::I420;
+use sc_media::video::vp8::Decoder;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -11,13 +12,14 @@ pub const RATE: usize = 25;
 
 /// The number a frame of this film has in its points.
 #[must_use]
-pub fn number(frame: &Grey) -> Option<usize> {
-    let (w, h) = (frame.width / (BITS + 1), frame.height / 4);
+pub fn number(frame: &I420) -> Option<usize> {
+    let (width, height) = (frame.width as usize, frame.height as usize);
+    let (w, h) = (width / (BITS + 1), height / 4);
     let mean = |bit: usize| -> Option<f32> {
         let (mut sum, mut n) = (0u32, 0u32);
         for y in h + h / 4..2 * h - h / 4 {
-            let from = y * frame.width + bit * w + w / 4;
-            for p in frame.points.get(from..from + w / 2)? {
+            let from = y * width + bit * w + w / 4;
+            for p in frame.brightness().get(from..from + w / 2)? {
                 sum += u32::from(*p);
                 n += 1;
             }
@@ -83,9 +85,8 @@ mod tests {
         let mut frames = Source::File(path).open().unwrap();
         for n in 0..40 {
             frames.next().unwrap();
-            let points = frames.frame().iter().take(320 * 180).copied().collect();
-            assert_eq!(number(&Grey { width: 320, height: 180, points }), Some(n));
+            assert_eq!(number(&I420 { width: 320, height: 180, bytes: frames.frame().to_vec() }), Some(n));
         }
-        assert_eq!(number(&Grey { width: 320, height: 180, points: vec![120; 320 * 180] }), None);
+        assert_eq!(number(&I420 { width: 320, height: 180, bytes: vec![120; 320 * 270] }), None);
     }
 }

@@ -108,7 +108,7 @@ async fn serve(app: App, mut socket: WebSocket) {
             },
             Some(text) = answered.recv() => text,
             Some(picture) = pictures.next() => {
-                if socket.send(Message::Binary(picture.to_vec().into())).await.is_err() {
+                if socket.send(Message::Binary(picture.into())).await.is_err() {
                     return;
                 }
                 continue;

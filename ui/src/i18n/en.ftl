@@ -517,7 +517,6 @@ room-details = Who is inside, chat and settings of the room
 room-pictures = What the people in the room show
 room-pictures-hide = Hide the pictures, only listen
 room-pictures-show = Show the pictures
-room-pictures-unable = Pictures cannot be drawn on this system: its web view has no video decoder. You hear everybody.
 room-layout-grid = All of the same size
 room-layout-speaker = Whoever speaks large
 room-pin = Keep { $name } large

@@ -472,7 +472,6 @@ room-details = Người trong phòng, trò chuyện và cài đặt của phòng
 room-pictures = Hình của những người trong phòng
 room-pictures-hide = Ẩn hình, chỉ nghe
 room-pictures-show = Hiện hình
-room-pictures-unable = Không hiện được hình trên hệ thống này: khung web không có bộ giải mã video. Bạn vẫn nghe được mọi người.
 room-layout-grid = Mọi người cùng cỡ
 room-layout-speaker = Người đang nói ở khung lớn
 room-pin = Giữ { $name } ở khung lớn

@@ -1,9 +1,12 @@
-// The pictures of a room: encoded frames from the app, decoded by WebCodecs and drawn. Tells the app which are drawn, and how large.
+// The pictures of a room or a call: encoded frames from the app, decoded by WebCodecs and drawn; where the web view has no decoder for
+// them, the app decodes. Tells the app which are drawn, and how large.
 import { api } from '../ipc/api';
 import { host } from '../ipc/host';
+import { colours, parse, type Frame, type Source } from './frames';
 
-const KEY = 1;
-const SCREEN = 2;
+const CODEC: VideoDecoderConfig = { codec: 'vp8', optimizeForLatency: true };
+/** A decoder that fails so often without a picture between is none: WebKit's may lack the codec and say nothing of it. */
+const FAILS = 3;
 /** Frames a decoder may have before it: more, and the picture is late. */
 const BEHIND = 12;
 /** A key frame is asked for this often at most. */
@@ -13,19 +16,15 @@ const AGAIN_MS = 5_000;
 /** Sizes that change within this are told of together. */
 const TELL_MS = 150;
 
-export type Source = { identity: string; screen: boolean };
-export type Frame = Source & { key: boolean; timestamp: number; data: Uint8Array };
-
 const name = (s: Source) => `${s.screen ? 'screen' : 'camera'} ${s.identity}`;
 
-/** Takes a message of the app apart; nothing when it is none. */
-export function parse(message: ArrayBuffer): Frame | undefined {
-  const bytes = new Uint8Array(message);
-  const [flags, length] = bytes;
-  if (flags === undefined || length === undefined || bytes.length <= 6 + length) return undefined;
-  const identity = new TextDecoder().decode(bytes.subarray(2, 2 + length));
-  const timestamp = new DataView(message).getUint32(2 + length, true);
-  return { identity, screen: (flags & SCREEN) !== 0, key: (flags & KEY) !== 0, timestamp, data: bytes.subarray(6 + length) };
+/** Whether this web view decodes what comes: the interface may be there without the codec. */
+async function decodes(): Promise<boolean> {
+  try {
+    return 'VideoDecoder' in globalThis && (await VideoDecoder.isConfigSupported(CODEC)).supported === true;
+  } catch {
+    return false;
+  }
 }
 
 /** One picture that is drawn. */
@@ -34,6 +33,7 @@ class Drawn {
   #last = 0;
   #clock = 0;
   #asked = -ASK_MS;
+  #failed = 0;
   /** Points of the screen that it may take. */
   place = { width: 1, height: 1 };
 
@@ -41,9 +41,11 @@ class Drawn {
     readonly source: Source,
     readonly canvas: HTMLCanvasElement,
     readonly shown: (shown: boolean) => void,
+    readonly unable: () => void,
   ) {}
 
   take(frame: Frame): void {
+    if (frame.decoded) return this.#paint(frame.data);
     if (this.#decoder && this.#decoder.decodeQueueSize > BEHIND) this.close();
     if (!this.#decoder) {
       if (!frame.key) return this.#lost();
@@ -70,15 +72,17 @@ class Drawn {
   #begin(): VideoDecoder {
     const decoder = new VideoDecoder({
       output: (picture) => {
+        this.#failed = 0;
         this.#draw(picture);
         picture.close();
       },
       // It begins anew with a key frame.
       error: () => {
         if (this.#decoder === decoder) this.#decoder = undefined;
+        if ((this.#failed += 1) >= FAILS) this.unable();
       },
     });
-    decoder.configure({ codec: 'vp8', optimizeForLatency: true });
+    decoder.configure(CODEC);
     return decoder;
   }
 
@@ -87,24 +91,39 @@ class Drawn {
     const by = Math.min(1, Math.max(this.place.width / picture.displayWidth, this.place.height / picture.displayHeight));
     const width = Math.max(1, Math.round(picture.displayWidth * by));
     const height = Math.max(1, Math.round(picture.displayHeight * by));
-    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
-    this.canvas.getContext('2d')?.drawImage(picture, 0, 0, width, height);
+    this.#size(width, height)?.drawImage(picture, 0, 0, width, height);
     this.shown(true);
+  }
+
+  /** Decoded by the app, in no more points than are seen. */
+  #paint(data: Uint8Array): void {
+    const picture = colours(data);
+    if (!picture) return;
+    const { width, height, points } = picture;
+    this.#size(width, height)?.putImageData(new ImageData(points, width, height), 0, 0);
+    this.shown(true);
+  }
+
+  #size(width: number, height: number): CanvasRenderingContext2D | null {
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    return this.canvas.getContext('2d');
   }
 }
 
 class Pictures {
-  /** This web view can decode. */
-  readonly able = 'VideoDecoder' in globalThis;
+  /** This web view decodes; until that is known, nothing is asked for. */
+  #able?: boolean;
   #drawn = new Map<string, Drawn>();
   #listening = false;
   #timer?: ReturnType<typeof setTimeout>;
 
   /** Draws a picture while the canvas is there: a Svelte action. */
   draw = (canvas: HTMLCanvasElement, { source, shown }: { source: Source; shown: (shown: boolean) => void }) => {
-    if (!this.able) return {};
     this.#listen();
-    const drawn = new Drawn(source, canvas, shown);
+    const drawn = new Drawn(source, canvas, shown, () => {
+      this.#able = false;
+      this.#tell();
+    });
     const key = name(source);
     this.#drawn.get(key)?.close();
     this.#drawn.set(key, drawn);
@@ -134,16 +153,24 @@ class Pictures {
     setInterval(() => this.#drawn.size > 0 && this.#tell(), AGAIN_MS);
     void host.pictures((message) => {
       const frame = parse(message);
-      if (frame) this.#drawn.get(name(frame))?.take(frame);
+      if (!frame) return;
+      this.#drawn.get(name(frame))?.take(frame);
+      // The next one comes when this one is drawn, or a second later.
+      if (frame.decoded) api.pictureDrawn().catch(() => undefined);
+    });
+    void decodes().then((able) => {
+      this.#able ??= able;
+      this.#tell();
     });
   }
 
   #tell(): void {
     clearTimeout(this.#timer);
+    if (this.#able === undefined) return;
     this.#timer = setTimeout(() => {
       const pictures = [...this.#drawn.values()].map((d) => ({ ...d.source, ...d.place }));
       // Locked meanwhile: there is nothing to draw.
-      api.showPictures(pictures).catch(() => undefined);
+      api.showPictures(pictures, this.#able === false).catch(() => undefined);
     }, TELL_MS);
   }
 }

@@ -106,18 +106,23 @@ impl App {
                 self.room()?.raise_hand(up).await;
                 Ok(Value::Null)
             }
-            Command::ShowPictures { pictures } => {
+            Command::ShowPictures { pictures, decoded } => {
                 let size = |p: &WantedPicture| (p.width.clamp(1, SIDE), p.height.clamp(1, SIDE));
                 let wanted = pictures.into_iter().take(PICTURES).map(|p| {
                     let size = size(&p);
                     (Source { identity: p.identity, screen: p.screen }, size)
                 });
                 let wanted: HashMap<Source, (u32, u32)> = wanted.collect();
+                self.decode(decoded.then(|| wanted.clone()));
                 match self.room() {
                     Ok(room) => room.want(wanted).await,
                     // A call's, or the room is over and nothing is drawn any more.
                     Err(_) => self.draw(wanted.into_keys().collect()).await,
                 }
+                Ok(Value::Null)
+            }
+            Command::PictureDrawn => {
+                self.0.decoded.drawn();
                 Ok(Value::Null)
             }
             Command::PicturesLost { identity, screen } => {
@@ -278,7 +283,7 @@ impl App {
         tokio::spawn(async move {
             while let Some(picture) = pictures.recv().await {
                 // Nobody may be looking.
-                let _ = frames.send(super::pictures::message(&picture).into());
+                let _ = frames.send(Arc::new(picture));
             }
         });
         let mut view = room.view();

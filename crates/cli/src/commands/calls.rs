@@ -81,7 +81,7 @@ async fn record(app: App, mut to: Recorder, mut stopped: watch::Receiver<bool>) 
             _ = stopped.changed() => return to.finish(),
             _ = again.tick() => {
                 let wanted = |screen| WantedPicture { identity: THEIRS.to_owned(), screen, width: 640, height: 360 };
-                if let Err(cause) = app.call(Command::ShowPictures { pictures: vec![wanted(false), wanted(true)] }).await {
+                if let Err(cause) = app.call(Command::ShowPictures { pictures: vec![wanted(false), wanted(true)], decoded: false }).await {
                     tracing::warn!(%cause, "the picture is not asked for");
                 }
             }

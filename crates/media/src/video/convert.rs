@@ -71,8 +71,14 @@ impl Pointer {
 }
 
 impl I420 {
+    /// Brightness alone, line by line.
+    #[must_use]
+    pub fn brightness(&self) -> &[u8] {
+        self.bytes.get(..(self.width * self.height) as usize).unwrap_or_default()
+    }
+
     /// An empty one, of even sides.
-    fn fresh(width: u32, height: u32) -> Result<Self, VideoError> {
+    pub(super) fn fresh(width: u32, height: u32) -> Result<Self, VideoError> {
         if !(2..=SIDE).contains(&width) || !(2..=SIDE).contains(&height) {
             return Err(VideoError::Device(format!("{width} × {height} points cannot be shown")));
         }

@@ -235,7 +235,7 @@ mod tests {
             let (bytes, key) = e.encode(&frame, at, true).unwrap().unwrap();
             assert!(key);
             let seen = Decoder::new().unwrap().decode(&bytes).unwrap().unwrap();
-            assert!(seen.points.iter().all(|p| p.abs_diff(90) < 6));
+            assert!(seen.brightness().iter().all(|p| p.abs_diff(90) < 6));
             (seen.width, seen.height)
         };
         assert_eq!(

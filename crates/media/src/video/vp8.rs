@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::VideoError;
+use super::convert::I420;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 use vpx_sys as vpx;
@@ -128,22 +129,11 @@ impl Drop for Encoder {
     }
 }
 
-/// A decoder, for those who look at what came without a window.
+/// A decoder, for whoever draws without one of their own.
 pub struct Decoder(Box<vpx::vpx_codec_ctx_t>);
 
 // SAFETY: as the encoder.
 unsafe impl Send for Decoder {}
-
-/// A picture: brightness alone, line by line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grey {
-    /// Points across.
-    pub width: usize,
-    /// Points down.
-    pub height: usize,
-    /// As many bytes as points.
-    pub points: Vec<u8>,
-}
 
 impl Decoder {
     /// Begins with a key frame.
@@ -158,24 +148,25 @@ impl Decoder {
         }
     }
 
-    /// Decodes a frame; its brightness. Nothing when the frame shows nothing.
-    pub fn decode(&mut self, frame: &[u8]) -> Result<Option<Grey>, VideoError> {
+    /// Decodes a frame; its picture, even sides. Nothing when the frame shows nothing.
+    pub fn decode(&mut self, frame: &[u8]) -> Result<Option<I420>, VideoError> {
         let size = u32::try_from(frame.len()).map_err(|_| VideoError::Encoder("a frame that is too large", 0))?;
         // SAFETY: libvpx reads `frame` during this call only. A picture lives until the next call on the context and is copied at once;
-        // its plane has `d_h` lines of `stride` bytes, of which `d_w` are points.
+        // its planes have `d_h` lines of `stride` bytes, of which `d_w` are points, the second and third half of both, rounded up.
         unsafe {
             let context = &raw mut *self.0;
             check("frame", vpx::vpx_codec_decode(context, frame.as_ptr(), size, std::ptr::null_mut(), 0))?;
             let mut next = std::ptr::null();
             let Some(image) = vpx::vpx_codec_get_frame(context, &raw mut next).as_ref() else { return Ok(None) };
-            let (width, height) = (image.d_w as usize, image.d_h as usize);
-            let ([plane, ..], [stride, ..]) = (image.planes, image.stride);
-            let mut points = Vec::with_capacity(width * height);
-            for y in 0..height {
-                let line = plane.offset(stride as isize * y.cast_signed());
-                points.extend_from_slice(std::slice::from_raw_parts(line, width));
+            let mut to = I420::fresh(image.d_w, image.d_h)?;
+            for (plane, half) in [(0, 1), (1, 2), (2, 2)] {
+                let (Some(plane), Some(stride)) = (image.planes.get(plane), image.stride.get(plane)) else { return Ok(None) };
+                for y in 0..to.height / half {
+                    let line = plane.offset(*stride as isize * (y as usize).cast_signed());
+                    to.bytes.extend_from_slice(std::slice::from_raw_parts(line, (to.width / half) as usize));
+                }
             }
-            Ok(Some(Grey { width, height, points }))
+            Ok(Some(to))
         }
     }
 }
@@ -232,8 +223,8 @@ mod tests {
             let Some((frame, _)) = e.encode(&picture(n), at, n == 0).unwrap() else { continue };
             let seen = d.decode(&frame).unwrap().unwrap();
             assert_eq!((seen.width, seen.height), (320, 180));
-            let apart: usize = seen.points.iter().zip(picture(n)).map(|(a, b)| usize::from(a.abs_diff(b))).sum();
-            assert!(apart / seen.points.len() < 4, "frame {n}");
+            let apart: usize = seen.bytes.iter().zip(picture(n)).map(|(a, b)| usize::from(a.abs_diff(b))).sum();
+            assert!(seen.bytes.len() == 320 * 180 * 3 / 2 && apart / seen.bytes.len() < 4, "frame {n}");
         }
         assert!(d.decode(b"no frame of VP8").is_err());
     }
