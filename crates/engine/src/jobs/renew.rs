@@ -25,8 +25,9 @@ pub(super) async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
     let body: Rejoin = decode(&job.body)?;
     let id = job.conversation;
     let c = s.read(|r, id: ConversationId| r.conversation(id), id).await?;
-    let done =
-        c.as_ref().is_none_or(|c| c.state == ConversationState::Left || (body.only_if_joining && c.state != ConversationState::Joining));
+    // What may have reached the server already is resolved first: only its answer says whether it holds a place in the log.
+    let unneeded = body.only_if_joining && job.ciphertext.is_none();
+    let done = c.as_ref().is_none_or(|c| c.state == ConversationState::Left || (unneeded && c.state != ConversationState::Joining));
     if done {
         s.db.write(move |cx| Ok(cx.w.delete_job(job.id)?)).await?;
         return Ok(Outcome::Done);
