@@ -4,6 +4,7 @@
 pub mod echo;
 mod flights;
 pub mod network;
+mod path;
 pub mod peer;
 mod pictures;
 pub mod relay;

@@ -5,9 +5,10 @@
 //! path is left to ICE: it goes on asking, and goes on when there is an answer.
 
 use super::flights::Patient;
+use super::path::{self, Relays};
 use super::relay::{self, Bridges};
 use super::reports::{self, Lost};
-use super::{Carrier, IceServer, PathKind, PathStats, Transport, TransportError, TransportEvent, network, pictures};
+use super::{Carrier, IceServer, PathStats, Transport, TransportError, TransportEvent, network, pictures};
 use crate::voice::{PT_OPUS, PT_RED, Packet};
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::media_stream::MediaStreamTrack;
@@ -15,7 +16,6 @@ use rtc::rtp;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
 };
-use rtc::statistics::report::RTCStatsReportEntry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder, RTCIceCandidateInit,
-    RTCIceCandidateType, RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
-    RTCSessionDescription, Registry, SettingEngineBuilder, StatsSelector, configure_rtcp_reports,
+    RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
+    RTCSessionDescription, Registry, SettingEngineBuilder, configure_rtcp_reports,
 };
 use webrtc::runtime::{Runtime, TokioRuntime};
 
@@ -76,6 +76,7 @@ pub struct Peer {
     own: pictures::Own,
     theirs: Arc<pictures::Theirs>,
     gathering: Arc<Gathering>,
+    relays: Relays,
     _bridges: Bridges,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -152,7 +153,7 @@ impl Peer {
         pc.add_track(own.track()).await.map_err(local)?;
         let tasks = vec![tokio::spawn(watch_network(on_event))];
         let (sequence, offset) = (AtomicU16::new(rand::random()), rand::random());
-        Ok(Self { pc, track, ssrc, lost, sequence, offset, own, theirs, gathering, _bridges: bridges, tasks })
+        Ok(Self { pc, track, ssrc, lost, sequence, offset, own, theirs, gathering, relays: Relays::default(), _bridges: bridges, tasks })
     }
 
     /// Addresses that are found from now on belong to the next description.
@@ -183,6 +184,7 @@ impl Transport for Peer {
     }
 
     async fn answer(&self, offer: &str) -> Result<String, TransportError> {
+        self.relays.learn(offer);
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(theirs)?;
         self.describe_anew();
         self.pc.set_remote_description(offer).await.map_err(theirs)?;
@@ -192,12 +194,14 @@ impl Transport for Peer {
     }
 
     async fn accept(&self, answer: &str) -> Result<(), TransportError> {
+        self.relays.learn(answer);
         let answer = RTCSessionDescription::answer(answer.to_owned()).map_err(theirs)?;
         self.pc.set_remote_description(answer).await.map_err(theirs)
     }
 
     async fn add_candidates(&self, list: &[String]) {
         for candidate in list {
+            self.relays.learn(candidate);
             let init = RTCIceCandidateInit {
                 candidate: candidate.clone(),
                 sdp_mid: Some("0".into()),
@@ -244,7 +248,7 @@ impl Carrier for Peer {
     }
 
     async fn stats(&self) -> PathStats {
-        PathStats { lost: self.lost.share(), ..stats(&*self.pc).await }
+        PathStats { lost: self.lost.share(), ..path::measure(&*self.pc, &self.relays).await }
     }
 
     async fn close(&self) {
@@ -263,29 +267,6 @@ impl Drop for Peer {
             t.abort();
         }
     }
-}
-
-async fn stats(pc: &dyn PeerConnection) -> PathStats {
-    let report = pc.get_stats(Instant::now(), StatsSelector::None).await;
-    let mut out = PathStats::default();
-    // The pairs name their candidates without the prefix under which the report has them (webrtc 0.21).
-    let relayed = |prefix: &str, id: &str| match report.get(&format!("{prefix}_{id}")) {
-        Some(RTCStatsReportEntry::LocalCandidate(c) | RTCStatsReportEntry::RemoteCandidate(c)) => {
-            c.candidate_type == RTCIceCandidateType::Relay
-        }
-        _ => false,
-    };
-    for pair in report.candidate_pairs().filter(|p| p.nominated) {
-        out.sent += pair.bytes_sent;
-        out.received += pair.bytes_received;
-        if pair.current_round_trip_time > 0.0 {
-            out.rtt = Duration::try_from_secs_f64(pair.current_round_trip_time).ok();
-        }
-        let local = relayed("RTCLocalIceCandidate", &pair.local_candidate_id);
-        let relay = local || relayed("RTCRemoteIceCandidate", &pair.remote_candidate_id);
-        out.kind = if relay { PathKind::Relayed } else { PathKind::Direct };
-    }
-    out
 }
 
 async fn watch_network(on_event: OnEvent) {
