@@ -11,11 +11,12 @@
 //! | answering | our description → connecting | earlier elsewhere: over | over | hung up | failed | 10 s: failed |
 //! | connecting | sound → active | earlier elsewhere: over | over | hung up | failed | 20 s: no path |
 //! | active | – | – | over | hung up | reconnecting, held | – |
-//! | reconnecting | sound → active | – | over | hung up | failed | 30 s: connection lost; every 5 s the caller tries anew |
+//! | reconnecting | sound → active | – | over | hung up | failed | 30 s: connection lost; a new path is looked for every 6 s, by the side that is called after half a second already |
 //! | ended | the person reads why | – | – | forgotten | – | 6 s: forgotten |
 //!
 //! A path that breaks may come back by itself: the transport goes on asking. When this device's addresses have changed it cannot,
-//! and a new one is looked for at once.
+//! and a new one is looked for at once. When a router's have, nobody is told: the side that is called asks soon, as what it says can
+//! arrive only where messages pass, so that a path is not given up for nothing while there is no network at all.
 //!
 //! | offer comes while | what happens |
 //! |---|---|
@@ -40,7 +41,9 @@ use sc_protocol::{CallId, ConversationId, DeviceId, UserId};
 const PREPARE_MS: u64 = 10_000;
 const CONNECT_MS: u64 = 20_000;
 const RECONNECT_MS: u64 = 30_000;
+/// Between two looks for a new path; and before the first one of the side that is called.
 const AGAIN_MS: u64 = 6_000;
+const FIRST_MS: u64 = 500;
 const READ_MS: u64 = 6_000;
 /// Candidates that may wait for the answer.
 const EARLY: usize = 64;
@@ -574,7 +577,7 @@ impl Machine {
         self.out.push(Output::Media(MediaCommand::Hold { call, held: true }));
         self.phase(Phase::Reconnecting, Some(now + RECONNECT_MS));
         if let Some(c) = self.call.as_mut() {
-            c.again = Some(now + AGAIN_MS);
+            c.again = Some(now + if c.state.direction == Direction::Outgoing { AGAIN_MS } else { FIRST_MS });
         }
     }
 

@@ -208,9 +208,12 @@ async fn run(
             }
             continue;
         };
-        if matches!(input, Input::Media(MediaEvent::NetworkChanged { .. })) {
+        match input {
             // The gateway's socket is as dead as the call's path; waiting for its silence would cost the call.
-            shared.reconnect();
+            Input::Media(MediaEvent::NetworkChanged { .. }) => shared.reconnect(),
+            // It may be.
+            Input::Media(MediaEvent::Disconnected { .. }) => shared.probe(),
+            _ => {}
         }
         actor.handle(&shared, input).await;
     }

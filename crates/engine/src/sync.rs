@@ -40,6 +40,8 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 const BATCH: usize = 100;
 /// An answer on the gateway comes within this, or the connection is taken for dead.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Whoever was asked whether it is still there answers within this.
+const PROBE: Duration = Duration::from_millis(1_500);
 
 /// What the server says to a request.
 type Answer = Result<(), Box<ErrorBody>>;
@@ -58,6 +60,7 @@ pub struct Shared {
     pub state: watch::Sender<ConnectionState>,
     /// Somebody says that connecting is worth a try.
     pub hurry: Notify,
+    probe: Notify,
     /// The engine stops.
     pub stop: watch::Sender<bool>,
     /// Who follows calls.
@@ -108,6 +111,7 @@ impl Shared {
             events,
             state: watch::channel(ConnectionState::Connecting).0,
             hurry: Notify::new(),
+            probe: Notify::new(),
             stop: watch::channel(false).0,
             calls,
             reader,
@@ -283,6 +287,11 @@ impl Shared {
         self.hurry.notify_one();
     }
 
+    /// Something else says that the network may be gone: the connection is asked whether it still works, and given up when it does not.
+    pub fn probe(&self) {
+        self.probe.notify_waiters();
+    }
+
     fn stopping(&self) -> bool {
         *self.stop.borrow()
     }
@@ -387,12 +396,19 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
     *lock(&s.gateway) = Some(tx);
     let mut ping = tokio::time::interval(Duration::from_secs(limits::DEAD_PEER_SECONDS / 3));
     let mut heard = tokio::time::Instant::now();
+    let mut probed: Option<tokio::time::Instant> = None;
     let mut batch = Vec::new();
     let mut frames = Vec::new();
     loop {
         tokio::select! {
             message = socket.next() => {
                 heard = tokio::time::Instant::now();
+                if message.as_ref().is_some_and(Result::is_ok) {
+                    probed = None;
+                } else if probed.is_some() {
+                    // It was known to be doubtful: a new one is tried at once.
+                    s.hurry.notify_one();
+                }
                 let Some(frame) = decode(message)? else { continue };
                 frames.push(frame);
                 // What is there already is stored in one transaction.
@@ -414,6 +430,14 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
                 Some(frame) => send(&mut socket, &frame).await?,
                 None => return Err(EngineError::Offline("the server does not answer".into())),
             },
+            () = s.probe.notified() => {
+                probed.get_or_insert_with(tokio::time::Instant::now);
+                socket.send(Message::Ping(Vec::new().into())).await.map_err(|e| EngineError::Offline(e.to_string()))?;
+            }
+            () = tokio::time::sleep_until(probed.unwrap_or(heard) + PROBE), if probed.is_some() => {
+                s.hurry.notify_one();
+                return Err(EngineError::Offline("the server does not answer any more".into()));
+            }
             _ = ping.tick() => {
                 if heard.elapsed() > Duration::from_secs(limits::DEAD_PEER_SECONDS) {
                     return Err(EngineError::Offline("the server is silent".into()));

@@ -253,6 +253,23 @@ fn a_broken_path_is_held_until_there_is_a_new_one() {
 }
 
 #[test]
+fn the_side_that_is_called_asks_for_a_new_path_first() {
+    for (breaks, after) in [(ALICE, 6_000), (BOB, 500)] {
+        let mut h = talking();
+        let call = h.devices[ALICE].machine.state().unwrap().call;
+        let restarts = |h: &House| h.log.iter().filter(|e| matches!(e.signal, Signal::Restart { .. })).count();
+        h.input(breaks, Input::Media(MediaEvent::Disconnected { call }));
+        h.pass(after - 1);
+        h.settle();
+        assert_eq!(restarts(&h), 0, "it may come back by itself");
+        h.pass(1);
+        h.settle();
+        assert_eq!(restarts(&h), 1);
+        assert_eq!(h.phase(breaks), Some(Phase::Active));
+    }
+}
+
+#[test]
 fn what_the_media_cannot_do_ends_the_call_with_its_cause() {
     let mut h = House::new(1, 1);
     let call = h.call(ALICE);
