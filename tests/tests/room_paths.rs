@@ -207,6 +207,22 @@ async fn after_five_seconds_without_any_network_a_room_goes_on_by_itself() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_another_address_in_the_middle_a_room_goes_on() -> Result<()> {
+    let mut m = Meeting::begin(Some((Path::default(), 1))).await?;
+    for n in 1..=3 {
+        let (played, seen) = (m.sound().played, m.seen.len());
+        m.detour.move_everybody();
+        let back = m.look("bob hears and sees again", |m| m.inside() && m.sound().played > played + 15 && m.seen.len() > seen + 8).await?;
+        println!("move {n}: 15 frames of speech are heard {} ms later", back.as_millis());
+        ensure!(back < Duration::from_millis(1_800), "{back:?}");
+        m.take(SECS(2)).await;
+    }
+    let path = m.listener.quality().unwrap_or_default().path;
+    ensure!(path.kind == PathKind::Unit, "by datagrams: {path:?}");
+    m.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_room_is_heard_and_seen_through_losses_both_ways() -> Result<()> {
     // The first seconds are not counted: what protects is told what is lost. When nobody tells, it is 88, 80 and 62 % of the speech; what is known of 5 % comes and goes.
     for (loss, burst, whole, frames) in [(0.05, 1.5, 0.86, 0.75), (0.10, 2.0, 0.88, 0.4), (0.20, 3.0, 0.8, 0.05)] {
@@ -223,9 +239,16 @@ async fn a_room_is_heard_and_seen_through_losses_both_ways() -> Result<()> {
             film.len()
         );
         ensure!(good >= whole, "{heard:?}");
-        let (path, people) = (m.speaker.quality().unwrap_or_default().path, m.speaker.view().borrow().people.clone());
+        let path = m.speaker.quality().unwrap_or_default().path;
         ensure!(path.kind == PathKind::Unit && path.rtt.is_some_and(|r| r >= SECS(1) / 30), "{path:?}");
-        ensure!(loss < 0.2 || (people.iter().all(|p| p.weak) && path.lost > 0.05), "everybody is told that it is bad: {people:?} {path:?}");
+        if loss >= 0.2 {
+            // Losses come in bursts: a second may have few.
+            m.look("everybody is told that it is bad", |m| {
+                let path = m.speaker.quality().unwrap_or_default().path;
+                m.speaker.view().borrow().people.iter().all(|p| p.weak) && path.lost > 0.05
+            })
+            .await?;
+        }
         ensure!(film.len() as f64 >= 250.0 * frames && film.windows(2).all(|w| w[1] > w[0]), "{film:?}");
         m.end().await?;
     }

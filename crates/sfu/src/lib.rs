@@ -31,6 +31,7 @@ mod forward;
 mod layers;
 mod media;
 mod model;
+mod moving;
 pub mod net;
 mod peers;
 mod room;

@@ -5,6 +5,7 @@
 //! connection takes its own at once, is told the time once, and says them in one go.
 
 use crate::model::SessionId;
+use crate::moving::Moving;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use str0m::{Candidate, Event, Input, Output, Rtc, RtcError};
 pub(crate) type PeerKey = u64;
 pub(crate) type TrackKey = u64;
 /// Somebody's address: the same port may be another's in UDP and in TCP.
-type Address = (Protocol, SocketAddr);
+pub(crate) type Address = (Protocol, SocketAddr);
 
 /// A connection's timers are looked at this often at most.
 const TOGETHER: Duration = Duration::from_millis(1);
@@ -66,6 +67,7 @@ pub(crate) struct Peer {
     waiting: Vec<(Mid, RtpWrite)>,
     ufrag: String,
     addresses: VecDeque<Address>,
+    moving: Moving,
 }
 
 #[derive(Default)]
@@ -107,6 +109,7 @@ impl Peers {
             waiting: Vec::new(),
             ufrag: String::new(),
             addresses: VecDeque::new(),
+            moving: Moving::default(),
         };
         self.due.insert((now, key));
         self.all.insert(key, peer);
@@ -198,7 +201,10 @@ impl Peers {
         peer.wants = loop {
             match peer.rtc.poll_output() {
                 Ok(Output::Timeout(at)) => break at,
-                Ok(Output::Transmit(t)) => self.out.push_back(t),
+                Ok(Output::Transmit(mut t)) => {
+                    t.destination = peer.moving.sends((t.proto, t.destination), !is_stun(&t.contents)).1;
+                    self.out.push_back(t);
+                }
                 Ok(Output::Event(e)) => self.events.push_back((key, e)),
                 Err(cause) => {
                     tracing::debug!(%cause, "a connection failed");
@@ -257,23 +263,44 @@ impl Peers {
 
     /// Gives a datagram to whose it is; one that is nobody's is dropped.
     pub(crate) fn receive(&mut self, now: Instant, proto: Protocol, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
-        let Ok(receive) = Receive::new(proto, source, destination, bytes) else { return };
         let from = (proto, source);
         let named = username(bytes).and_then(|u| self.by_ufrag.get(u)).copied();
         let Some(key) = named.or_else(|| self.by_address.get(&from).copied()) else { return };
         let Some(peer) = self.all.get_mut(&key) else { return };
+        // From elsewhere, while the path in use is silent: it may be the same one.
+        let suspected = named.and_then(|_| peer.moving.suspects(from, now));
+        let known = suspected.unwrap_or_else(|| peer.moving.known(from));
+        let Ok(receive) = Receive::new(proto, known.1, destination, bytes) else { return };
         let input = Input::Receive(now, receive);
         if !peer.rtc.accepts(&input) {
             return;
         }
+        peer.moving.heard(from, now);
         if named.is_some() && self.by_address.get(&from) != Some(&key) {
             self.remember(key, from);
         }
+        let said = self.out.len();
         let Some(peer) = self.all.get_mut(&key) else { return };
         if let Err(cause) = peer.rtc.handle_input(input) {
             tracing::debug!(%cause, "a datagram was refused");
         }
         self.drain(key);
+        if let Some(known) = suspected {
+            self.follow(key, known, from, (said, bytes), now);
+        }
+    }
+
+    /// A request that came from elsewhere moves the path when str0m found it authentic, which is to say when it is answered; the answer, among
+    /// what was said since, goes there too.
+    fn follow(&mut self, key: PeerKey, known: Address, to: Address, (said, request): (usize, &[u8]), now: Instant) {
+        let Some(peer) = self.all.get_mut(&key) else { return };
+        let was = peer.moving.current(known).1;
+        let answers = |t: &Transmit| t.destination == was && t.contents.starts_with(&[1, 1]) && t.contents.get(4..20) == request.get(4..20);
+        if self.out.iter().skip(said).any(answers) {
+            tracing::debug!(session = %peer.session, "somebody is followed to another address");
+            peer.moving.follow(known, to, now);
+            self.out.iter_mut().skip(said).filter(|t| (t.proto, t.destination) == (to.0, was)).for_each(|t| t.destination = to.1);
+        }
     }
 
     fn remember(&mut self, key: PeerKey, source: Address) {
@@ -358,6 +385,11 @@ impl Peers {
         }
         offer
     }
+}
+
+/// The first byte tells STUN from everything else that comes on the same port (RFC 7983).
+fn is_stun(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|b| *b < 4)
 }
 
 /// Whom a STUN request asks for: the part before the colon of USERNAME (RFC 8445, 7.2.2).

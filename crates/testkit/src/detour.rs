@@ -25,6 +25,8 @@ pub struct Detour {
     ways: Ways,
     /// Bytes in those that got through, both ways together.
     passed: Arc<AtomicU64>,
+    /// Counts the addresses that everybody had.
+    moves: Arc<AtomicU64>,
     /// TCP's way.
     pub tcp: Proxy,
     task: AbortHandle,
@@ -43,14 +45,20 @@ impl Detour {
         let front = Arc::new(UdpSocket::bind(outside).await?);
         let ways: Ways = Arc::new(Mutex::new(Some((Path::default(), 0))));
         let passed = Arc::new(AtomicU64::new(0));
+        let moves = Arc::new(AtomicU64::new(0));
         let tcp = Proxy::start_at(outside, unit).await?;
-        let task = tokio::spawn(serve(front, unit, ways.clone(), passed.clone())).abort_handle();
-        Ok(Self { ways, passed, tcp, task })
+        let task = tokio::spawn(serve(front, unit, ways.clone(), passed.clone(), moves.clone())).abort_handle();
+        Ok(Self { ways, passed, moves, tcp, task })
     }
 
     /// Another network for datagrams, from now on: its seed is to be another one, too. Nothing: none passes any more.
     pub fn set(&self, path: Option<(Path, u64)>) {
         *self.ways.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    /// From now on everybody has another address, as behind a router that forgot them: what is sent to the one before is lost.
+    pub fn move_everybody(&self) {
+        self.moves.fetch_add(1, Relaxed);
     }
 
     /// Bytes in datagrams that got through, both ways together.
@@ -101,7 +109,7 @@ impl Lane {
     }
 }
 
-async fn serve(front: Arc<UdpSocket>, unit: SocketAddr, ways: Ways, passed: Arc<AtomicU64>) {
+async fn serve(front: Arc<UdpSocket>, unit: SocketAddr, ways: Ways, passed: Arc<AtomicU64>, moves: Arc<AtomicU64>) {
     let start = Instant::now();
     let mut known: HashMap<SocketAddr, (Arc<UdpSocket>, Lane)> = HashMap::new();
     let mut number = 0;
@@ -112,8 +120,13 @@ async fn serve(front: Arc<UdpSocket>, unit: SocketAddr, ways: Ways, passed: Arc<
     // Both go with this task: whoever is on the way, and the readers of the answers.
     let (mut late, mut readers) = (JoinSet::new(), JoinSet::new());
     let mut buffer = vec![0; DATAGRAM];
+    let mut moved = 0;
     loop {
         let Ok((n, from)) = front.recv_from(&mut buffer).await else { continue };
+        if std::mem::replace(&mut moved, moves.load(Relaxed)) != moved {
+            readers.abort_all();
+            known.clear();
+        }
         let (socket, lane) = match known.entry(from) {
             Entry::Occupied(e) => e.into_mut(),
             Entry::Vacant(e) => {
