@@ -32,6 +32,8 @@ const TEST: &[&str] = &[
     "pulseaudio",
     "pulseaudio-utils",
     "coturn",
+    "iproute2",
+    "iptables",
 ];
 /// What making speech and judging it needs.
 const SPEECH: &[&str] = &["espeak-ng", "iproute2", "pulseaudio", "pulseaudio-utils", "python3", "python3-dev", "python3-venv"];
