@@ -1,7 +1,7 @@
 //! Films whose frames are numbered in their points, so that whoever sees one knows which it is.
 
 use sc_media::video::convert::I420;
-use sc_media::video::vp8::Decoder;
+use sc_media::video::vpx::Decoder;
 use std::io::Write as _;
 use std::path::Path;
 

@@ -11,7 +11,7 @@
 use super::lock;
 use sc_media::room::core::{Picture, Source};
 use sc_media::video::convert::I420;
-use sc_media::video::vp8::Decoder;
+use sc_media::video::vpx::Decoder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -202,7 +202,7 @@ fn fitted(picture: I420, (width, height): Place) -> I420 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use sc_media::video::vp8::Encoder;
+    use sc_media::video::vpx::Encoder;
     use std::sync::mpsc;
 
     fn source(name: &str) -> Source {

@@ -9,7 +9,7 @@
 //! | neither: only oneself is seen | | the whole |
 
 use super::convert::I420;
-use super::vp8::Encoder;
+use super::vpx::Encoder;
 use super::{LEAST, RATE, SCREEN_RATE, VideoError};
 use std::time::Duration;
 
@@ -222,7 +222,7 @@ impl Layers {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::video::vp8::Decoder;
+    use crate::video::vpx::Decoder;
 
     #[test]
     fn at_a_low_rate_a_picture_is_small_and_whole() {

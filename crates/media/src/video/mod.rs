@@ -5,7 +5,7 @@
 //! * [`ivf`]: what came, in a file.
 //! * [`layers`]: which encoders a picture has.
 //! * [`source`]: where frames come from.
-//! * [`vp8`]: encoder and decoder (libvpx).
+//! * [`vpx`]: encoder and decoder (libvpx).
 //! * [`packet`]: encoded frames cut to packets (RFC 7741).
 //! * [`Camera`]: a thread that takes a frame, encodes it and hands it on; whoever is too slow for it gets a key frame next.
 
@@ -17,7 +17,7 @@ pub mod layers;
 pub mod packet;
 pub mod screen;
 pub mod source;
-pub mod vp8;
+pub mod vpx;
 
 use layers::{Layers, Made, Wanted};
 use source::{Frames, Source};
@@ -281,7 +281,7 @@ mod tests {
         }
         // Each better than the one before, then one a second; of the 130 that were read.
         assert!((usize::try_from(BETTER).unwrap() / 2..=14).contains(&seen.len()), "{}", seen.len());
-        let first = vp8::Decoder::new().unwrap().decode(&seen.first().unwrap().bytes).unwrap().unwrap();
+        let first = vpx::Decoder::new().unwrap().decode(&seen.first().unwrap().bytes).unwrap().unwrap();
         assert_eq!((first.width, first.height), (640, 360), "small letters cannot be read");
     }
 }
