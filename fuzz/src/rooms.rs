@@ -4,7 +4,8 @@ use livekit_protocol as proto;
 use prost::Message as _;
 use sc_media::room::core::{Core, Which};
 use sc_media::room::frames::{Keys, Kind};
-use sc_media::room::video::{Assembler, is_key, is_sane};
+use sc_media::room::video::Assembler;
+use sc_media::video::codec::Codec;
 use sc_sfu::{Config, Join, Protocol, Sfu};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -84,19 +85,21 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// Packets of a picture, in any order: number, timestamp, marker, length, payload.
+/// Packets of a picture, in any order: number, timestamp, marker, length, payload; of either codec.
 pub fn video(bytes: &[u8]) {
-    let mut frames = Assembler::default();
-    let now = Instant::now();
-    let mut rest = bytes;
-    while let [seq, time, last, len, tail @ ..] = rest {
-        let (payload, next) = tail.split_at(usize::from(*len).min(tail.len()));
-        frames.push(u64::from(*seq), u32::from(*time), last & 1 == 1, payload);
-        while let Some(f) = frames.pop(now + Duration::from_millis(u64::from(*time))) {
-            let _ = (is_key(&f.bytes), is_sane(&f.bytes));
+    for codec in [Codec::Vp8, Codec::Vp9] {
+        let mut frames = Assembler::new(codec);
+        let now = Instant::now();
+        let mut rest = bytes;
+        while let [seq, time, last, len, tail @ ..] = rest {
+            let (payload, next) = tail.split_at(usize::from(*len).min(tail.len()));
+            frames.push(u64::from(*seq), u32::from(*time), last & 1 == 1, payload);
+            while let Some(f) = frames.pop(now + Duration::from_millis(u64::from(*time))) {
+                let _ = (codec.is_key(&f.bytes), codec.is_sane(&f.bytes), codec.size(&f.bytes));
+            }
+            let _ = frames.wants_key(now);
+            rest = next;
         }
-        let _ = frames.wants_key(now);
-        rest = next;
     }
 }
 

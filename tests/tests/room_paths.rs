@@ -134,7 +134,7 @@ impl Meeting {
             concealed: after.concealed - before.concealed,
             ..after
         };
-        let all = numbers(self.seen.iter().map(|(at, p)| (*at, p.frame.as_slice())))?;
+        let all = numbers(self.seen.iter().map(|(at, p)| (*at, p)))?;
         Ok((heard, all.into_iter().filter(|(at, _)| *at >= start).map(|(_, n)| n).collect()))
     }
 

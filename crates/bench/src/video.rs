@@ -113,7 +113,7 @@ fn direction(
     begun: Instant,
     start: Instant,
 ) -> Result<Seen> {
-    let read = |list: &[(Instant, Picture)]| numbers(list.iter().map(|(at, p)| (*at, p.frame.as_slice())));
+    let read = |list: &[(Instant, Picture)]| numbers(list.iter().map(|(at, p)| (*at, p)));
     let when: HashMap<usize, Instant> = read(&from.pictures(OWN, begun))?.into_iter().map(|(at, n)| (n, at)).collect();
     let came = read(&to.pictures(THEIRS, begun))?;
     let late = came.iter().filter(|(at, _)| *at >= start).filter_map(|(at, n)| {

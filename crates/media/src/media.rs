@@ -6,6 +6,7 @@ use crate::session::{Quality, Session, Switches, ToVoice, queue};
 use crate::transport::echo::Echo;
 use crate::transport::peer::{OnEvent, Peer, PeerConfig};
 use crate::transport::{IceServer, Transport, TransportError, TransportEvent};
+use crate::video::codec::Codec;
 use crate::video::source::Source;
 use sc_calls::{FailCause, MediaCommand, MediaEvent, MediaPort, Shown};
 use sc_protocol::CallId;
@@ -37,6 +38,8 @@ pub struct MediaOptions {
     pub runtime: Option<Arc<dyn Runtime>>,
     /// How TLS is spoken to a relay: [`crate::transport::relay::web_tls`].
     pub tls: Option<Arc<ClientConfig>>,
+    /// What pictures may be encoded in, the best first: [`Codec::SPOKEN`].
+    pub codecs: Vec<Codec>,
     /// Where frames go that may be drawn: those of the other side, and one's own.
     pub show: OnPicture,
 }
@@ -306,6 +309,7 @@ impl Shared {
             bind: self.options.bind.clone(),
             runtime: self.options.runtime.clone(),
             tls: self.options.tls.clone(),
+            codecs: self.options.codecs.clone(),
         };
         let (to, inbox) = queue();
         let switches = Arc::new(Switches::default());

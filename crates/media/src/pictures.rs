@@ -15,9 +15,10 @@ mod missing;
 
 use self::missing::{Cadence, Missing};
 use crate::room::core::{Picture, Source as Of};
-use crate::room::video::{Assembler, is_key, is_sane};
+use crate::room::video::Assembler;
 use crate::session::{Quality, Switches};
 use crate::transport::{PicturePacket, Transport};
+use crate::video::codec::Codec;
 use crate::video::layers::Wanted;
 use crate::video::source::Source;
 use crate::video::{Camera, Encoded, FIRST, LEAST, VideoError, packet};
@@ -53,8 +54,6 @@ const OPENS: Duration = Duration::from_secs(10);
 const KEYS: Duration = Duration::from_millis(300);
 /// Without a packet for so long, their picture is over.
 const SILENT: Duration = Duration::from_secs(3);
-/// Says that no picture follows: a descriptor, and no frame behind it.
-const OVER: [u8; 1] = [0x10];
 /// Of what the path carries, in hundredths, for frames; the rest is for what is sent again.
 const FRAMES: u64 = 90;
 /// After such a silence nothing of before is asked for: it would be shown late.
@@ -196,7 +195,7 @@ pub struct Preview {
 impl Preview {
     /// Opens it.
     pub async fn open(source: Source, show: OnPicture) -> Result<Self, VideoError> {
-        let opened = tokio::task::spawn_blocking(move || Camera::open(&source, false)).await;
+        let opened = tokio::task::spawn_blocking(move || Camera::open(&source, Codec::Vp8, false)).await;
         let mut camera = opened.map_err(|e| VideoError::Device(e.to_string()))??;
         let lost = Arc::new(tokio::sync::Notify::new());
         let asked = lost.clone();
@@ -229,7 +228,7 @@ impl Drop for Preview {
 /// A frame of ours for whoever draws it here.
 pub(crate) fn own_picture(f: &Encoded, screen: bool) -> Picture {
     let source = Of { identity: OWN.to_owned(), screen };
-    Picture { source, timestamp: f.timestamp, key: f.key, frame: f.bytes.clone() }
+    Picture { source, codec: f.codec, timestamp: f.timestamp, key: f.key, frame: f.bytes.clone() }
 }
 
 /// A packet that waits for its turn.
@@ -384,7 +383,8 @@ impl Task {
     /// Begins to open what the person wants to be seen.
     fn open(&mut self) {
         let wish = self.wished.borrow().clone();
-        self.opening = wish.map(|(_, s)| (tokio::task::spawn_blocking(move || Camera::open(&s, false)), Instant::now()));
+        let codec = self.transport.codec();
+        self.opening = wish.map(|(_, s)| (tokio::task::spawn_blocking(move || Camera::open(&s, codec, false)), Instant::now()));
     }
 
     async fn shown(&mut self, camera: Result<Camera, VideoError>) {
@@ -416,9 +416,10 @@ impl Task {
         if self.camera.take().is_none() || !self.transmits() {
             return;
         }
+        let codec = self.transport.codec();
         for _ in 0..3 {
             self.timestamp = self.timestamp.wrapping_add(1);
-            self.transport.send_picture(self.timestamp, true, OVER.to_vec()).await;
+            self.transport.send_picture(self.timestamp, true, codec.over().to_vec()).await;
         }
     }
 
@@ -434,10 +435,16 @@ impl Task {
         if self.cut && !frame.key {
             return self.camera.iter().for_each(|c| c.ask_for_key(Wanted::ALL));
         }
+        let codec = self.transport.codec();
+        if frame.codec != codec {
+            // They were asked only now what they speak.
+            self.cut = true;
+            return self.camera.iter().for_each(|c| c.speak(codec));
+        }
         self.cut = false;
         self.number = self.number.wrapping_add(1) & 0x7fff;
         self.timestamp = frame.timestamp;
-        let mut parts = packet::packets(&frame.bytes, self.number).peekable();
+        let mut parts = packet::packets(frame.codec, &frame.bytes, self.number).peekable();
         while let Some(payload) = parts.next() {
             self.outgoing.push_back(Waiting { timestamp: frame.timestamp, last: parts.peek().is_none(), payload });
         }
@@ -487,13 +494,17 @@ impl Task {
             self.missing = Missing::default();
             self.theirs.lose();
         }
+        if self.theirs.codec() != self.transport.codec() {
+            self.theirs = Assembler::new(self.transport.codec());
+        }
         self.missing.came(p.seq, at);
-        if p.payload == OVER {
+        let codec = self.theirs.codec();
+        if p.payload == codec.over() {
             self.over();
             // It has a number like any other.
             return self.theirs.push(p.seq, p.timestamp, true, &[]);
         }
-        if self.heard.is_some() || is_begin(&p.payload) {
+        if self.heard.is_some() || codec.descriptor(&p.payload).is_some_and(|(_, start)| start) {
             self.heard = Some(at);
             self.tell.send_if_modified(|s| std::mem::replace(&mut s.screen, p.screen) != p.screen);
         }
@@ -508,8 +519,9 @@ impl Task {
 
     /// Whole frames of theirs go on, and what is missing is asked for.
     async fn receive(&mut self, now: Instant) {
+        let codec = self.theirs.codec();
         while let Some(f) = self.theirs.pop(now) {
-            if !is_sane(&f.bytes) {
+            if !codec.is_sane(&f.bytes) {
                 self.theirs.lose();
                 break;
             }
@@ -522,7 +534,7 @@ impl Task {
                 s.freezes += freezes;
             });
             let of = Of { identity: THEIRS.to_owned(), screen };
-            (self.show)(Picture { source: of, timestamp: f.timestamp, key: is_key(&f.bytes), frame: f.bytes });
+            (self.show)(Picture { source: of, codec, timestamp: f.timestamp, key: codec.is_key(&f.bytes), frame: f.bytes });
         }
         if self.heard.is_some_and(|at| now >= at + SILENT) {
             self.over();
@@ -534,20 +546,5 @@ impl Task {
         if self.heard.is_some() && self.theirs.wants_key(now) {
             self.transport.ask_for_key().await;
         }
-    }
-}
-
-/// A frame begins here: there is a picture again.
-fn is_begin(payload: &[u8]) -> bool {
-    payload.len() > 1 && payload.first().is_some_and(|b| b & 0x17 == 0x10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_picture_is_no_beginning() {
-        assert!(!is_begin(&OVER) && !is_begin(&[]) && is_begin(&[0x90, 0x80, 0x80, 1, 0]) && !is_begin(&[0x80, 0x80, 0x80, 1, 0]));
     }
 }

@@ -6,6 +6,7 @@ use sc_calls::{CallState, Input, Machine, MediaEvent, MediaPort as _, Output, Ph
 use sc_media::audio::{AudioSetup, Input as From, Output as To};
 use sc_media::pictures::OnPicture;
 use sc_media::room::core::Picture;
+use sc_media::video::codec::Codec;
 use sc_media::{Media, MediaOptions};
 use sc_protocol::{CallId, ConversationId, DeviceId, UserId};
 use std::path::Path;
@@ -21,6 +22,7 @@ pub fn options() -> MediaOptions {
         bind: vec!["127.0.0.1:0".into()],
         runtime: None,
         tls: None,
+        codecs: Codec::SPOKEN.to_vec(),
         show: Arc::new(|_| {}),
     }
 }

@@ -1,5 +1,7 @@
 //! Films whose frames are numbered in their points, so that whoever sees one knows which it is.
 
+use sc_media::room::core::Picture;
+use sc_media::video::codec::Codec;
 use sc_media::video::convert::I420;
 use sc_media::video::vpx::Decoder;
 use std::io::Write as _;
@@ -61,12 +63,16 @@ pub fn film(path: &Path, frames: usize, (width, height): (usize, usize)) -> std:
     out.flush()
 }
 
-/// The numbers in frames of VP8 as they came, those without one left out. A decoder needs them all, from the first key frame on.
-pub fn numbers<'a, T>(frames: impl IntoIterator<Item = (T, &'a [u8])>) -> anyhow::Result<Vec<(T, usize)>> {
-    let mut decoder = Decoder::new()?;
+/// The numbers in frames as they came, those without one left out. A decoder needs them all, from the first key frame on.
+pub fn numbers<'a, T>(frames: impl IntoIterator<Item = (T, &'a Picture)>) -> anyhow::Result<Vec<(T, usize)>> {
+    let mut decoder: Option<(Codec, Decoder)> = None;
     let mut out = Vec::new();
     for (with, f) in frames {
-        out.extend(decoder.decode(f)?.as_ref().and_then(number).map(|n| (with, n)));
+        if decoder.as_ref().is_none_or(|(codec, _)| *codec != f.codec) {
+            decoder = Some((f.codec, Decoder::new(f.codec)?));
+        }
+        let Some((_, decoder)) = &mut decoder else { continue };
+        out.extend(decoder.decode(&f.frame)?.as_ref().and_then(number).map(|n| (with, n)));
     }
     Ok(out)
 }

@@ -3,9 +3,10 @@
 const KEY = 1;
 const SCREEN = 2;
 const DECODED = 4;
+const VP9 = 8;
 
 export type Source = { identity: string; screen: boolean };
-export type Frame = Source & { key: boolean; decoded: boolean; timestamp: number; data: Uint8Array };
+export type Frame = Source & { key: boolean; decoded: boolean; vp9: boolean; timestamp: number; data: Uint8Array };
 
 /** Takes a message of the app apart; nothing when it is none. */
 export function parse(message: ArrayBuffer): Frame | undefined {
@@ -14,7 +15,7 @@ export function parse(message: ArrayBuffer): Frame | undefined {
   if (flags === undefined || length === undefined || bytes.length <= 6 + length) return undefined;
   const identity = new TextDecoder().decode(bytes.subarray(2, 2 + length));
   const timestamp = new DataView(message).getUint32(2 + length, true);
-  return { identity, screen: (flags & SCREEN) !== 0, key: (flags & KEY) !== 0, decoded: (flags & DECODED) !== 0, timestamp, data: bytes.subarray(6 + length) };
+  return { identity, screen: (flags & SCREEN) !== 0, key: (flags & KEY) !== 0, decoded: (flags & DECODED) !== 0, vp9: (flags & VP9) !== 0, timestamp, data: bytes.subarray(6 + length) };
 }
 
 /** A decoded picture (width, height, then Y, U and V) in the colours of a canvas: BT.601, as VP8 has them. Nothing when it is cut short. */

@@ -4,7 +4,9 @@ import { api } from '../ipc/api';
 import { host } from '../ipc/host';
 import { colours, parse, type Frame, type Source } from './frames';
 
-const CODEC: VideoDecoderConfig = { codec: 'vp8', optimizeForLatency: true };
+const VP8: VideoDecoderConfig = { codec: 'vp8', optimizeForLatency: true };
+/** Profile 0, of a size that is drawn, 8 bits: calls of two, where both sides were built with it. */
+const VP9: VideoDecoderConfig = { codec: 'vp09.00.31.08', optimizeForLatency: true };
 /** A decoder that fails so often without a picture between is none: WebKit's may lack the codec and say nothing of it. */
 const FAILS = 3;
 /** Frames a decoder may have before it: more, and the picture is late. */
@@ -21,7 +23,7 @@ const name = (s: Source) => `${s.screen ? 'screen' : 'camera'} ${s.identity}`;
 /** Whether this web view decodes what comes: the interface may be there without the codec. */
 async function decodes(): Promise<boolean> {
   try {
-    return 'VideoDecoder' in globalThis && (await VideoDecoder.isConfigSupported(CODEC)).supported === true;
+    return 'VideoDecoder' in globalThis && (await VideoDecoder.isConfigSupported(VP8)).supported === true;
   } catch {
     return false;
   }
@@ -30,6 +32,7 @@ async function decodes(): Promise<boolean> {
 /** One picture that is drawn. */
 class Drawn {
   #decoder?: VideoDecoder;
+  #vp9 = false;
   #last = 0;
   #clock = 0;
   #asked = -ASK_MS;
@@ -47,8 +50,10 @@ class Drawn {
   take(frame: Frame): void {
     if (frame.decoded) return this.#paint(frame.data);
     if (this.#decoder && this.#decoder.decodeQueueSize > BEHIND) this.close();
+    if (this.#vp9 !== frame.vp9) this.close();
     if (!this.#decoder) {
       if (!frame.key) return this.#lost();
+      this.#vp9 = frame.vp9;
       this.#decoder = this.#begin();
     }
     // Counted on over the rollover of 32 bits; a decoder wants microseconds.
@@ -82,7 +87,7 @@ class Drawn {
         if ((this.#failed += 1) >= FAILS) this.unable();
       },
     });
-    decoder.configure(CODEC);
+    decoder.configure(this.#vp9 ? VP9 : VP8);
     return decoder;
   }
 

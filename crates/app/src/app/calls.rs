@@ -14,6 +14,7 @@ use sc_media::pictures::{OwnPicture, PictureState, Preview};
 use sc_media::ring::{Ring, Tone};
 use sc_media::transport::IceServer;
 use sc_media::transport::relay::web_tls;
+use sc_media::video::codec::Codec;
 use sc_media::video::source::Source;
 use sc_media::video::{camera, screen};
 use sc_media::{IceSource, Media, MediaOptions};
@@ -64,7 +65,8 @@ impl App {
     pub(super) fn start_media(&self, engine: &Engine) {
         let setup = self.0.options.audio.clone().unwrap_or_else(|| audio(&lock(&self.0.settings)));
         let show = self.0.drawn.show(self.0.pictures.clone());
-        let options = MediaOptions { ice: ice(engine.weak()), bind: Vec::new(), runtime: None, tls: web_tls(), show };
+        let options =
+            MediaOptions { ice: ice(engine.weak()), bind: Vec::new(), runtime: None, tls: web_tls(), codecs: Codec::SPOKEN.to_vec(), show };
         let (media, events) = Media::start(options, setup);
         media.set_video(self.camera());
         media.set_relay_only(lock(&self.0.settings).relay_calls);

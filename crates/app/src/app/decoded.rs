@@ -1,4 +1,4 @@
-//! Pictures decoded here, for a web view that cannot: without `VideoDecoder`, or without VP8 in it.
+//! Pictures decoded here, for a web view that cannot: without `VideoDecoder`, or without the codec in it.
 //!
 //! | state | entered by | what happens |
 //! |---|---|---|
@@ -10,6 +10,7 @@
 
 use super::lock;
 use sc_media::room::core::{Picture, Source};
+use sc_media::video::codec::Codec;
 use sc_media::video::convert::I420;
 use sc_media::video::vpx::Decoder;
 use std::collections::HashMap;
@@ -112,7 +113,7 @@ impl Decoded {
 struct Worker {
     to: Decoded,
     lost: Lost,
-    decoders: HashMap<Source, Decoder>,
+    decoders: HashMap<Source, (Codec, Decoder)>,
     asked: HashMap<Source, Instant>,
 }
 
@@ -169,13 +170,16 @@ impl Worker {
 
     /// Nothing when there is nothing to go on from.
     fn decode(&mut self, p: &Picture) -> Option<I420> {
+        if self.decoders.get(&p.source).is_some_and(|(codec, _)| *codec != p.codec) {
+            self.decoders.remove(&p.source);
+        }
         if p.key && !self.decoders.contains_key(&p.source) {
-            match Decoder::new() {
-                Ok(d) => drop(self.decoders.insert(p.source.clone(), d)),
+            match Decoder::new(p.codec) {
+                Ok(d) => drop(self.decoders.insert(p.source.clone(), (p.codec, d))),
                 Err(cause) => tracing::warn!(%cause, "a picture cannot be decoded"),
             }
         }
-        match self.decoders.get_mut(&p.source)?.decode(&p.frame) {
+        match self.decoders.get_mut(&p.source)?.1.decode(&p.frame) {
             Ok(seen) => seen,
             Err(cause) => {
                 tracing::debug!(%cause, "a frame cannot be decoded");
@@ -209,19 +213,19 @@ mod tests {
         Source { identity: name.into(), screen: false }
     }
 
-    struct Film(Encoder, u32);
+    struct Film(Codec, Encoder, u32);
 
     impl Film {
-        fn new() -> Self {
-            Self(Encoder::new(320, 180, 300, false).unwrap(), 0)
+        fn new(codec: Codec) -> Self {
+            Self(codec, Encoder::new(codec, (320, 180), 300, false).unwrap(), 0)
         }
 
         /// The next frame, all of that brightness.
         fn next(&mut self, of: &str, light: u8, key: bool) -> Picture {
-            self.1 += 1;
+            self.2 += 1;
             let frame = [vec![light; 320 * 180], vec![128; 320 * 90]].concat();
-            let (frame, key) = self.0.encode(&frame, Duration::from_millis(40) * self.1, key).unwrap().unwrap();
-            Picture { source: source(of), timestamp: self.1 * 3_600, key, frame }
+            let (frame, key) = self.1.encode(&frame, Duration::from_millis(40) * self.2, key).unwrap().unwrap();
+            Picture { source: source(of), codec: self.0, timestamp: self.2 * 3_600, key, frame }
         }
     }
 
@@ -244,7 +248,7 @@ mod tests {
         let decoded = Decoded::default();
         let start = || (frames.subscribe(), Box::new(move |s| tell.send(s).unwrap()) as Lost);
         decoded.show(Some(places(&["a", "b"])), start);
-        let (mut a, mut b) = (Film::new(), Film::new());
+        let (mut a, mut b) = (Film::new(Codec::Vp8), Film::new(Codec::Vp9));
         let send = |p: Picture| frames.send(Arc::new(p)).map(|_| ()).unwrap();
         send(a.next("a", 50, true));
         let (of, first) = soon(decoded.next()).await;
@@ -255,7 +259,7 @@ mod tests {
         }
         send(b.next("b", 200, true));
         // It is not drawn.
-        send(Film::new().next("c", 90, true));
+        send(Film::new(Codec::Vp8).next("c", 90, true));
         decoded.drawn();
         let until = async {
             loop {
@@ -282,7 +286,7 @@ mod tests {
         let (tell, lost) = mpsc::channel();
         let decoded = Decoded::default();
         decoded.show(Some(places(&["a"])), || (frames.subscribe(), Box::new(move |s| tell.send(s).unwrap()) as Lost));
-        let mut a = Film::new();
+        let mut a = Film::new(Codec::Vp8);
         a.next("a", 50, true);
         frames.send(Arc::new(a.next("a", 60, false))).unwrap();
         let asked = tokio::task::spawn_blocking(move || lost.recv_timeout(Duration::from_secs(10))).await.unwrap().unwrap();
@@ -296,7 +300,7 @@ mod tests {
         let (frames, _) = broadcast::channel(64);
         let decoded = Decoded::default();
         decoded.show(Some(places(&["a"])), || (frames.subscribe(), Box::new(|_| ()) as Lost));
-        let mut a = Film::new();
+        let mut a = Film::new(Codec::Vp8);
         for n in 0..2 {
             frames.send(Arc::new(a.next("a", 50 + n * 50, n == 0))).unwrap();
             assert!(light(&soon(decoded.next()).await.1).abs_diff(50 + n * 50) < 5);

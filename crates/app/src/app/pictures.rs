@@ -2,7 +2,7 @@
 //! side's, and everywhere `own` one's own.
 //!
 //! A message is `flags ‖ n ‖ identity of n bytes ‖ timestamp ‖ frame`: of the flags 1 is a key frame and 2 a screen, the timestamp counts
-//! 90,000 a second in four bytes, the lowest first, and the frame is VP8. A host that is slower than the room loses frames; it then gets
+//! 90,000 a second in four bytes, the lowest first, and the frame is VP8, with the flag 8 VP9. A host that is slower than the room loses frames; it then gets
 //! nothing of a picture until its next key frame, which is asked for.
 //!
 //! For a host that cannot decode the flag 4 stands for a decoded picture ([`super::decoded`]): behind the timestamp, which is nought, come
@@ -12,6 +12,7 @@ use super::{App, lock};
 use sc_media::pictures::{OWN, OnPicture, THEIRS};
 use sc_media::room::LEASE;
 use sc_media::room::core::{Picture, Source};
+use sc_media::video::codec::Codec;
 use sc_media::video::convert::I420;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,7 @@ fn begin(flags: u8, source: &Source, timestamp: u32, room: usize) -> Vec<u8> {
 
 /// A picture's frame as a message.
 fn message(p: &Picture) -> Vec<u8> {
-    let mut out = begin(u8::from(p.key), &p.source, p.timestamp, p.frame.len());
+    let mut out = begin(u8::from(p.key) | u8::from(p.codec == Codec::Vp9) << 3, &p.source, p.timestamp, p.frame.len());
     out.extend_from_slice(&p.frame);
     out
 }
@@ -195,7 +196,7 @@ mod tests {
         let (frames, mut seen) = broadcast::channel(4);
         let drawn = Drawn::default();
         let show = drawn.show(frames);
-        let picture = |name: &str| Picture { source: source(name), timestamp: 0, key: true, frame: vec![7] };
+        let picture = |name: &str| Picture { source: source(name), codec: Codec::Vp8, timestamp: 0, key: true, frame: vec![7] };
         show(picture(THEIRS));
         assert!(seen.try_recv().is_err());
         assert_eq!(drawn.set(HashSet::from([source(THEIRS)])), [source(THEIRS)]);
@@ -210,7 +211,7 @@ mod tests {
     fn after_a_loss_each_picture_goes_on_with_a_key_frame_of_its_own() {
         let of = |name: &str, key| {
             let source = Source { identity: name.into(), screen: false };
-            Picture { source, timestamp: 0, key, frame: vec![7] }
+            Picture { source, codec: Codec::Vp8, timestamp: 0, key, frame: vec![7] }
         };
         let mut begun = Begun::default();
         assert!(begun.follows(&of("a", false)), "nothing is lost yet");
@@ -223,8 +224,10 @@ mod tests {
     #[test]
     fn a_message_says_whose_picture_it_is() {
         let source = Source { identity: "minh".into(), screen: true };
-        let p = Picture { source, timestamp: 0x0102_0304, key: true, frame: vec![9, 8] };
+        let mut p = Picture { source, codec: Codec::Vp8, timestamp: 0x0102_0304, key: true, frame: vec![9, 8] };
         assert_eq!(message(&p), [3, 4, b'm', b'i', b'n', b'h', 4, 3, 2, 1, 9, 8]);
+        p.codec = Codec::Vp9;
+        assert_eq!(message(&p).first(), Some(&11));
         let seen = I420 { width: 2, height: 258, bytes: vec![6; 774] };
         let decoded = decoded_message(&p.source, &seen);
         assert_eq!(decoded.get(..14), Some([6, 4, b'm', b'i', b'n', b'h', 0, 0, 0, 0, 2, 0, 2, 1].as_slice()));

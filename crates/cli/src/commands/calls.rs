@@ -8,6 +8,7 @@ use sc_app::view::{AudioDevicesView, CallView, QualityView, ScreenView};
 use sc_app::{App, AppError};
 use sc_media::pictures::THEIRS;
 use sc_media::room::LEASE;
+use sc_media::video::codec::Codec;
 use sc_media::video::ivf::Recorder;
 use serde_json::json;
 use std::time::Duration;
@@ -87,9 +88,10 @@ async fn record(app: App, mut to: Recorder, mut stopped: watch::Receiver<bool>) 
             }
             message = pictures.next() => {
                 let Some(message) = message else { return to.finish() };
-                let [_, n, rest @ ..] = &*message else { continue };
+                let [flags, n, rest @ ..] = &*message else { continue };
+                let codec = if flags & 8 == 0 { Codec::Vp8 } else { Codec::Vp9 };
                 let Some((_, [a, b, c, d, frame @ ..])) = rest.split_at_checked(usize::from(*n)) else { continue };
-                to.push(u32::from_le_bytes([*a, *b, *c, *d]), frame)?;
+                to.push(codec, u32::from_le_bytes([*a, *b, *c, *d]), frame)?;
             }
         }
     }

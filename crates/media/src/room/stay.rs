@@ -9,6 +9,7 @@ use crate::pictures::{OWN, OwnPicture, own_picture};
 use crate::room::frames::Keys;
 use crate::session::{Quality, Session, Switches, ToVoice, queue};
 use crate::transport::{Carrier, PathStats};
+use crate::video::codec::Codec;
 use crate::video::layers::Wanted;
 use crate::video::{Camera, Encoded, VideoError, source as video_source};
 use crate::voice::{Packet, Protection, VoiceId};
@@ -43,7 +44,7 @@ impl Own {
     /// Begins to open what is to be shown, in layers where that is of use; what was shown before is closed at once.
     fn show(&mut self, source: Option<video_source::Source>) {
         self.camera = None;
-        self.opening = source.map(|s| tokio::task::spawn_blocking(move || Camera::open(&s, true)));
+        self.opening = source.map(|s| tokio::task::spawn_blocking(move || Camera::open(&s, Codec::Vp8, true)));
     }
 
     /// Never comes while nothing is shown.

@@ -1,4 +1,4 @@
-//! Packets of VP8 (RFC 7741) put together to frames, in order, without I/O.
+//! Packets put together to frames, in order, without I/O.
 //!
 //! | state | entered by | what comes out |
 //! |---|---|---|
@@ -8,6 +8,7 @@
 //! A frame builds on the one before, so none is given out behind a hole: a packet sent again may still fill it, or a whole key frame
 //! behind it ends the waiting at once. A frame that is still on its way is no hole, however long that takes. What is held is bounded by [`MOST`] packets.
 
+use crate::video::codec::Codec;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,6 @@ const HURRY: Duration = Duration::from_millis(200);
 const ASK: Duration = Duration::from_millis(250);
 /// Packets that are held: more than two seconds of a large picture.
 const MOST: usize = 1_024;
-/// Pictures with more points than this are not drawn: a key frame names its size before it is worth the memory.
-const POINTS: u32 = 4_096 * 2_304;
 
 /// An encoded frame as it was sent, still encrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +41,7 @@ struct Piece {
 /// One stream of packets.
 #[derive(Default)]
 pub struct Assembler {
+    codec: Codec,
     pieces: BTreeMap<u64, Piece>,
     /// The number that comes next, while it follows.
     next: Option<u64>,
@@ -50,44 +50,19 @@ pub struct Assembler {
     asked: Option<Instant>,
 }
 
-/// Length of the payload descriptor, and whether a frame starts behind it (RFC 7741, 4.2).
-fn descriptor(payload: &[u8]) -> Option<(usize, bool)> {
-    let first = *payload.first()?;
-    let start = first & 0x10 != 0 && first & 0x07 == 0;
-    let mut at = 1;
-    if first & 0x80 != 0 {
-        let fields = *payload.get(at)?;
-        at += 1;
-        if fields & 0x80 != 0 {
-            at += if *payload.get(at)? & 0x80 != 0 { 2 } else { 1 };
-        }
-        at += usize::from(fields & 0x40 != 0);
-        at += usize::from(fields & 0x30 != 0);
-    }
-    (payload.len() > at).then_some((at, start))
-}
-
-/// Whether a decoder can begin with this frame (RFC 6386, 9.1).
-#[must_use]
-pub fn is_key(frame: &[u8]) -> bool {
-    frame.first().is_some_and(|b| b & 1 == 0)
-}
-
-/// A frame that a decoder may be given: of a key frame the start code is right and the size is one we draw.
-#[must_use]
-pub fn is_sane(frame: &[u8]) -> bool {
-    match frame {
-        [first, ..] if first & 1 == 1 => true,
-        [_, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1, ..] => {
-            let size = |a: u8, b: u8| u32::from(u16::from_le_bytes([a, b]) & 0x3fff);
-            let (w, h) = (size(*w0, *w1), size(*h0, *h1));
-            w > 0 && h > 0 && w * h <= POINTS
-        }
-        _ => false,
-    }
-}
-
 impl Assembler {
+    /// Of that codec.
+    #[must_use]
+    pub fn new(codec: Codec) -> Self {
+        Self { codec, ..Self::default() }
+    }
+
+    /// Its codec.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
     /// A packet came: its number counted on over rollovers, its timestamp, whether it ends a frame, and what is in it.
     pub fn push(&mut self, seq: u64, timestamp: u32, last: bool, payload: &[u8]) {
         if self.next.is_some_and(|n| seq < n) {
@@ -96,7 +71,7 @@ impl Assembler {
         if self.pieces.len() >= MOST {
             self.lose();
         }
-        let piece = match descriptor(payload) {
+        let piece = match self.codec.descriptor(payload) {
             Some((at, start)) => Piece { timestamp, last, start, bytes: payload.get(at..).unwrap_or_default().to_vec() },
             None => Piece { timestamp, last, start: false, bytes: Vec::new() },
         };
@@ -145,7 +120,7 @@ impl Assembler {
     /// A key frame is on its way, and nothing of it is missing so far.
     fn key_comes(&self) -> bool {
         let start = self.pieces.iter().rev().find(|(_, p)| p.start);
-        start.is_some_and(|(seq, p)| is_key(&p.bytes) && self.missing(*seq).is_none())
+        start.is_some_and(|(seq, p)| self.codec.is_key(&p.bytes) && self.missing(*seq).is_none())
     }
 
     /// The frame that begins with this number or behind what only fills the line: its first and last number.
@@ -168,7 +143,7 @@ impl Assembler {
 
     /// The last whole key frame that is here.
     fn key(&self) -> Option<(u64, u64)> {
-        let starts = self.pieces.iter().rev().filter(|(_, p)| p.start && is_key(&p.bytes));
+        let starts = self.pieces.iter().rev().filter(|(_, p)| p.start && self.codec.is_key(&p.bytes));
         starts.into_iter().find_map(|(seq, _)| self.whole_at(*seq))
     }
 
@@ -297,16 +272,6 @@ mod tests {
         push(&mut a, &frame(5, 5, DELTA, 1));
         assert_eq!(a.pop(now).unwrap().timestamp, 4);
         assert_eq!(a.pop(now).unwrap().timestamp, 5);
-    }
-
-    #[test]
-    fn a_size_that_nobody_draws_goes_to_no_decoder() {
-        let key = |w: u16, h: u16| {
-            let ([a, b], [c, d]) = (w.to_le_bytes(), h.to_le_bytes());
-            [0, 0, 0, 0x9d, 0x01, 0x2a, a, b, c, d]
-        };
-        assert!(is_sane(&key(1920, 1080)) && is_sane(&key(3840, 2160)) && is_sane(&[DELTA]));
-        assert!(!is_sane(&key(0, 10)) && !is_sane(&key(16_383, 16_383)) && !is_sane(&[KEY]) && !is_sane(&[]));
     }
 
     proptest! {

@@ -10,6 +10,7 @@ mod pictures;
 pub mod relay;
 mod reports;
 
+use crate::video::codec::Codec;
 use crate::voice::{Packet, Protection};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,8 @@ pub trait Transport: Carrier {
     async fn accept(&self, answer: &str) -> Result<(), TransportError>;
     /// Takes addresses of the other side; those that make no sense are passed over.
     async fn add_candidates(&self, list: &[String]);
+    /// What pictures are encoded in, on both sides, since the two have described themselves.
+    fn codec(&self) -> Codec;
     /// What pictures are of from now on: a screen, or a camera.
     fn set_screen(&self, screen: bool);
     /// Sends a packet of pictures; its number is given by the transport.

@@ -1,10 +1,10 @@
 //! What is known of a peer connection's path: whether a relay is in it, its round trip, and what went over it.
 
 use super::{PathKind, PathStats};
+use rtc::peer_connection::transport::RTCIceCandidatePair;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use rtc::peer_connection::transport::RTCIceCandidatePair;
 use webrtc::peer_connection::{PeerConnection, RTCIceCandidate, RTCIceCandidateType, StatsSelector};
 
 /// Addresses of the other side that are remembered.

@@ -9,6 +9,7 @@ use super::path::{self, Relays};
 use super::relay::{self, Bridges};
 use super::reports::{self, Lost};
 use super::{Carrier, IceServer, PathStats, Transport, TransportError, TransportEvent, network, pictures};
+use crate::video::codec::Codec;
 use crate::voice::{PT_OPUS, PT_RED, Packet};
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::media_stream::MediaStreamTrack;
@@ -26,8 +27,8 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{
     MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder, RTCIceCandidateInit,
-    RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState,
-    RTCSessionDescription, Registry, SettingEngineBuilder, configure_rtcp_reports,
+    RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent, RTCPeerConnectionState, RTCSessionDescription,
+    Registry, SettingEngineBuilder, configure_rtcp_reports,
 };
 use webrtc::runtime::{Runtime, TokioRuntime};
 
@@ -59,6 +60,8 @@ pub struct PeerConfig {
     pub relay_only: bool,
     /// Addresses to bind; empty for all.
     pub bind: Vec<String>,
+    /// What pictures may be encoded in, the best first.
+    pub codecs: Vec<Codec>,
     /// How TLS is spoken to a relay.
     pub tls: Option<Arc<ClientConfig>>,
     /// The runtime whose sockets are used, when it is not Tokio's own.
@@ -77,6 +80,8 @@ pub struct Peer {
     theirs: Arc<pictures::Theirs>,
     gathering: Arc<Gathering>,
     relays: Relays,
+    /// What this side speaks, and what both do.
+    codecs: (Vec<Codec>, watch::Sender<Codec>),
     _bridges: Bridges,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -109,7 +114,7 @@ impl Peer {
         let mut media = MediaEngine::default();
         media.register_codec(opus.clone(), RtpCodecKind::Audio).map_err(local)?;
         media.register_codec(codec("audio/red", "111/111", PT_RED), RtpCodecKind::Audio).map_err(local)?;
-        pictures::register(&mut media)?;
+        pictures::register(&mut media, &config.codecs)?;
         let settings = SettingEngineBuilder::new()
             .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))
             .with_ice_connection_attempts(Some(CHECK), Some(CHECKS))
@@ -151,15 +156,37 @@ impl Peer {
         pc.add_track(track.clone() as Arc<dyn TrackLocal>).await.map_err(local)?;
         let own = pictures::Own::new(content);
         pc.add_track(own.track()).await.map_err(local)?;
+        prefer(&*pc, &config.codecs).await?;
         let tasks = vec![tokio::spawn(watch_network(on_event))];
+        let codecs = (config.codecs, watch::channel(Codec::default()).0);
         let (sequence, offset) = (AtomicU16::new(rand::random()), rand::random());
-        Ok(Self { pc, track, ssrc, lost, sequence, offset, own, theirs, gathering, relays: Relays::default(), _bridges: bridges, tasks })
+        Ok(Self {
+            pc,
+            track,
+            ssrc,
+            lost,
+            sequence,
+            offset,
+            own,
+            theirs,
+            gathering,
+            relays: Relays::default(),
+            codecs,
+            _bridges: bridges,
+            tasks,
+        })
     }
 
     /// Addresses that are found from now on belong to the next description.
     fn describe_anew(&self) {
         self.gathering.described.store(false, Ordering::SeqCst);
         self.gathering.complete.send_replace(false);
+    }
+
+    /// What the other side's description says besides what the stack takes from it.
+    fn hear(&self, description: &str) {
+        self.relays.learn(description);
+        self.codecs.1.send_replace(Codec::common(&self.codecs.0, description));
     }
 
     async fn described(&self) -> Result<String, TransportError> {
@@ -184,7 +211,12 @@ impl Transport for Peer {
     }
 
     async fn answer(&self, offer: &str) -> Result<String, TransportError> {
-        self.relays.learn(offer);
+        self.hear(offer);
+        // An answer names nothing that the offer does not (the stack would).
+        let known: Vec<Codec> = self.codecs.0.iter().copied().filter(|c| Codec::common(&[*c], offer) == *c).collect();
+        if known != self.codecs.0 {
+            prefer(&*self.pc, &known).await?;
+        }
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(theirs)?;
         self.describe_anew();
         self.pc.set_remote_description(offer).await.map_err(theirs)?;
@@ -194,7 +226,7 @@ impl Transport for Peer {
     }
 
     async fn accept(&self, answer: &str) -> Result<(), TransportError> {
-        self.relays.learn(answer);
+        self.hear(answer);
         let answer = RTCSessionDescription::answer(answer.to_owned()).map_err(theirs)?;
         self.pc.set_remote_description(answer).await.map_err(theirs)
     }
@@ -214,12 +246,16 @@ impl Transport for Peer {
         }
     }
 
+    fn codec(&self) -> Codec {
+        *self.codecs.1.borrow()
+    }
+
     fn set_screen(&self, screen: bool) {
         self.own.set_screen(screen);
     }
 
     async fn send_picture(&self, timestamp: u32, last: bool, payload: Vec<u8>) {
-        self.own.send(timestamp, last, payload).await;
+        self.own.send(self.codec(), timestamp, last, payload).await;
     }
 
     async fn ask_again(&self, missing: &[u64]) {
@@ -267,6 +303,19 @@ impl Drop for Peer {
             t.abort();
         }
     }
+}
+
+/// Describes these codecs of pictures; else it would be the track's first one alone.
+async fn prefer(pc: &dyn PeerConnection, codecs: &[Codec]) -> Result<(), TransportError> {
+    for transceiver in pc.get_transceivers().await {
+        let sender = transceiver.sender().await.map_err(local)?;
+        if let Some(s) = sender
+            && s.track().kind().await == RtpCodecKind::Video
+        {
+            transceiver.set_codec_preferences(pictures::preferences(codecs)).await.map_err(local)?;
+        }
+    }
+    Ok(())
 }
 
 async fn watch_network(on_event: OnEvent) {

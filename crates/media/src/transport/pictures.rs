@@ -1,4 +1,4 @@
-//! The pictures of a peer connection: VP8, retransmission on a stream of its own (RFC 4588: a packet sent again under the number it had
+//! The pictures of a peer connection: their codecs, retransmission on a stream of its own (RFC 4588: a packet sent again under the number it had
 //! would use a key and its number twice), a report of what became of each packet, and what the two sides ask of each other.
 //!
 //! What is missing is asked for above ([`crate::pictures`]), not by the stack's own interceptor: that one does not see that a packet
@@ -6,6 +6,7 @@
 
 use super::peer::OnEvent;
 use super::{PicturePacket, TransportError, TransportEvent};
+use crate::video::codec::Codec;
 use crate::video::estimate::{Estimator, Fate};
 use crate::video::{FIRST, LEAST, RATE};
 use rtc::interceptor::{
@@ -32,8 +33,14 @@ use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 use webrtc::media_stream::track_remote::{TrackRemote, TrackRemoteEvent};
 use webrtc::peer_connection::{MediaEngine, Registry};
 
-const PT_VP8: u8 = 96;
-const PT_RTX: u8 = 97;
+/// A codec's payload type; the next one is its retransmissions'. Numbers of what was sent again may come back under another codec's (the
+/// stack has one for each stream): what a packet is of is what both agreed on.
+fn payload_type(codec: Codec) -> u8 {
+    match codec {
+        Codec::Vp8 => 96,
+        Codec::Vp9 => 98,
+    }
+}
 /// Packets that can be sent again: four seconds of them.
 const KEPT: u16 = 512;
 /// Packets that are sent again in a second: three times what a path loses that loses a third.
@@ -44,7 +51,7 @@ const SCREEN: u8 = 1;
 /// The most the path is asked for: sound and retransmissions have to fit beside the picture.
 const MOST: f64 = RATE as f64 * 1_500.0;
 
-fn codec(mime: &str, fmtp: &str, payload_type: u8, feedback: &[(&str, &str)]) -> RTCRtpCodecParameters {
+fn parameters(mime: &str, fmtp: &str, payload_type: u8, feedback: &[(&str, &str)]) -> RTCRtpCodecParameters {
     let feedback = feedback.iter().map(|(typ, parameter)| RTCPFeedback { typ: (*typ).into(), parameter: (*parameter).into() });
     let rtp_codec = RTCRtpCodec {
         mime_type: mime.into(),
@@ -56,15 +63,25 @@ fn codec(mime: &str, fmtp: &str, payload_type: u8, feedback: &[(&str, &str)]) ->
     RTCRtpCodecParameters { rtp_codec, payload_type }
 }
 
-fn vp8() -> RTCRtpCodecParameters {
-    codec("video/VP8", "", PT_VP8, &[("nack", ""), ("nack", "pli"), ("transport-cc", "")])
+fn spoken(codec: Codec) -> RTCRtpCodecParameters {
+    let profile = if codec == Codec::Vp9 { "profile-id=0" } else { "" };
+    parameters(codec.mime(), profile, payload_type(codec), &[("nack", ""), ("nack", "pli"), ("transport-cc", "")])
+}
+
+/// What a description names. VP8 first: whoever knows no other finds it where it was.
+pub(super) fn preferences(codecs: &[Codec]) -> Vec<RTCRtpCodecParameters> {
+    codecs.iter().rev().copied().map(spoken).collect()
 }
 
 /// What is spoken of pictures.
-pub(super) fn register(media: &mut MediaEngine) -> Result<(), TransportError> {
+pub(super) fn register(media: &mut MediaEngine, codecs: &[Codec]) -> Result<(), TransportError> {
     let local = |e: Error| TransportError::Local(e.to_string());
-    media.register_codec(vp8(), RtpCodecKind::Video).map_err(local)?;
-    media.register_codec(codec("video/rtx", "apt=96", PT_RTX, &[]), RtpCodecKind::Video).map_err(local)?;
+    for codec in codecs.iter().rev() {
+        let number = payload_type(*codec);
+        media.register_codec(spoken(*codec), RtpCodecKind::Video).map_err(local)?;
+        let again = parameters("video/rtx", &format!("apt={number}"), number + 1, &[]);
+        media.register_codec(again, RtpCodecKind::Video).map_err(local)?;
+    }
     for uri in [rtc::sdp::extmap::TRANSPORT_CC_URI, CONTENT_TYPE] {
         let capability = RTCRtpHeaderExtensionCapability { uri: uri.to_owned() };
         media.register_header_extension(capability, RtpCodecKind::Video, None).map_err(local)?;
@@ -239,7 +256,7 @@ impl Own {
         let rtx = Some(RTCRtpRtxParameters { ssrc: rtx });
         let coding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(ssrc), rtx, ..Default::default() },
-            codec: vp8().rtp_codec,
+            codec: spoken(Codec::Vp8).rtp_codec,
             ..Default::default()
         };
         let track = MediaStreamTrack::new("picture".into(), "picture".into(), "picture".into(), RtpCodecKind::Video, vec![coding]);
@@ -255,11 +272,11 @@ impl Own {
         self.content.own.store(screen, Ordering::Relaxed);
     }
 
-    pub(super) async fn send(&self, timestamp: u32, last: bool, payload: Vec<u8>) {
+    pub(super) async fn send(&self, codec: Codec, timestamp: u32, last: bool, payload: Vec<u8>) {
         let header = rtp::header::Header {
             version: 2,
             marker: last,
-            payload_type: PT_VP8,
+            payload_type: payload_type(codec),
             sequence_number: self.sequence.fetch_add(1, Ordering::Relaxed),
             timestamp: timestamp.wrapping_add(self.offset),
             ssrc: self.ssrc,
@@ -311,7 +328,7 @@ impl Theirs {
         let mut stream = None;
         while let Some(event) = track.poll().await {
             let TrackRemoteEvent::OnRtpPacket(p) = event else { continue };
-            if p.header.payload_type != PT_VP8 {
+            if ![Codec::Vp8, Codec::Vp9].map(payload_type).contains(&p.header.payload_type) {
                 continue;
             }
             if stream.replace(p.header.ssrc) != Some(p.header.ssrc) {

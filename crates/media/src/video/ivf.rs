@@ -1,11 +1,11 @@
 //! Recordings of pictures as they came: IVF, the container of libvpx's tools.
 
-use crate::room::video::is_key;
+use super::codec::Codec;
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-/// Writes frames of VP8. What is before the first key frame is left out: nobody could draw it.
+/// Writes frames of one codec. What is before the first key frame is left out: nobody could draw it.
 pub struct Recorder {
     file: File,
     frames: u32,
@@ -19,14 +19,10 @@ impl Recorder {
     }
 
     /// The next frame, with its time in 90 kHz.
-    pub fn push(&mut self, timestamp: u32, frame: &[u8]) -> std::io::Result<()> {
+    pub fn push(&mut self, codec: Codec, timestamp: u32, frame: &[u8]) -> std::io::Result<()> {
         if self.frames == 0 {
-            let [_, _, _, _, _, _, w0, w1, h0, h1, ..] = frame else { return Ok(()) };
-            if !is_key(frame) {
-                return Ok(());
-            }
-            let side = |a: u8, b: u8| u16::from_le_bytes([a, b]) & 0x3fff;
-            self.head(side(*w0, *w1), side(*h0, *h1))?;
+            let Some((width, height)) = codec.size(frame).filter(|_| codec.is_key(frame)) else { return Ok(()) };
+            self.head(codec, [width, height].map(|side| u16::try_from(side).unwrap_or(u16::MAX)))?;
             self.first = timestamp;
         }
         self.frames += 1;
@@ -35,9 +31,10 @@ impl Recorder {
         self.file.write_all(frame)
     }
 
-    fn head(&mut self, width: u16, height: u16) -> std::io::Result<()> {
-        self.file.write_all(b"DKIF\0\0\x20\0VP80")?;
-        self.file.write_all(&[width.to_le_bytes(), height.to_le_bytes()].concat())?;
+    fn head(&mut self, codec: Codec, sides: [u16; 2]) -> std::io::Result<()> {
+        self.file.write_all(b"DKIF\0\0\x20\0")?;
+        self.file.write_all(codec.fourcc())?;
+        self.file.write_all(&sides.map(u16::to_le_bytes).concat())?;
         // So many units a second, so many of them one.
         self.file.write_all(&[90_000u32.to_le_bytes(), 1u32.to_le_bytes(), 0u32.to_le_bytes(), [0; 4]].concat())
     }
@@ -65,7 +62,7 @@ mod tests {
         let key = [0x10, 0, 0, 0x9d, 0x01, 0x2a, 64, 0, 32, 0, 7];
         let mut r = Recorder::create(&path).unwrap();
         for (time, frame) in [(5, &[1u8, 2, 3][..]), (90, &key), (3_690, &[1, 9])] {
-            r.push(time, frame).unwrap();
+            r.push(Codec::Vp8, time, frame).unwrap();
         }
         assert_eq!(r.finish().unwrap(), 2);
         let bytes = std::fs::read(&path).unwrap();

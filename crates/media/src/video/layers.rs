@@ -8,6 +8,7 @@
 //! | half the sides | | half the sides |
 //! | neither: only oneself is seen | | the whole |
 
+use super::codec::Codec;
 use super::convert::I420;
 use super::vpx::Encoder;
 use super::{LEAST, RATE, SCREEN_RATE, VideoError};
@@ -61,6 +62,7 @@ impl Wanted {
 
 /// An encoder of the size that fits the frames and the rate. Of a screen the size stays: small letters cannot be read.
 pub(super) struct Scaled {
+    codec: Codec,
     encoder: Encoder,
     width: u32,
     height: u32,
@@ -70,9 +72,9 @@ pub(super) struct Scaled {
 }
 
 impl Scaled {
-    pub(super) fn new(width: u32, height: u32, screen: bool) -> Result<Self, VideoError> {
+    pub(super) fn new(codec: Codec, (width, height): (u32, u32), screen: bool) -> Result<Self, VideoError> {
         let rate = if screen { SCREEN_RATE } else { RATE };
-        Ok(Self { encoder: Encoder::new(width, height, rate, screen)?, width, height, rate, small: false, screen })
+        Ok(Self { codec, encoder: Encoder::new(codec, (width, height), rate, screen)?, width, height, rate, small: false, screen })
     }
 
     /// Follows the rate; what changes little is left.
@@ -102,7 +104,8 @@ impl Scaled {
     /// Another encoder. Its first frame is a key frame.
     fn fresh(&mut self) -> Result<(), VideoError> {
         let by = if self.small { 2 } else { 1 };
-        self.encoder = Encoder::new((self.width / by) & !1, (self.height / by) & !1, self.rate, self.screen)?;
+        let size = ((self.width / by) & !1, (self.height / by) & !1);
+        self.encoder = Encoder::new(self.codec, size, self.rate, self.screen)?;
         Ok(())
     }
 
@@ -136,7 +139,8 @@ impl Half {
 
     fn new(halved: &I420, rate: u32) -> Result<Self, VideoError> {
         let size = (halved.width, halved.height);
-        Ok(Self { encoder: Encoder::new(size.0, size.1, rate, false)?, size, rate })
+        // Layers are for rooms, and those speak VP8.
+        Ok(Self { encoder: Encoder::new(Codec::Vp8, size, rate, false)?, size, rate })
     }
 }
 
@@ -157,10 +161,20 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// For frames of this size, of a camera or of a screen; with two layers if that is asked for and of use.
-    pub(super) fn new((width, height): (u32, u32), screen: bool, layered: bool) -> Result<Self, VideoError> {
-        let layered = layered && !screen && height >= TALL;
-        Ok(Self { whole: Scaled::new(width, height, screen)?, half: None, layered, active: Wanted { half: false, whole: true } })
+    /// For frames of this size, of a camera or of a screen; with two layers if that is asked for and of use: those are VP8.
+    pub(super) fn new(codec: Codec, (width, height): (u32, u32), screen: bool, layered: bool) -> Result<Self, VideoError> {
+        let layered = layered && codec == Codec::Vp8 && !screen && height >= TALL;
+        Ok(Self { whole: Scaled::new(codec, (width, height), screen)?, half: None, layered, active: Wanted { half: false, whole: true } })
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.whole.codec
+    }
+
+    /// Another codec from now on. The next frame is a key frame.
+    pub(super) fn speak(&mut self, codec: Codec) -> Result<(), VideoError> {
+        self.whole.codec = codec;
+        self.whole.fresh()
     }
 
     pub(super) fn is_layered(&self) -> bool {
@@ -226,7 +240,7 @@ mod tests {
 
     #[test]
     fn at_a_low_rate_a_picture_is_small_and_whole() {
-        let mut e = Scaled::new(640, 360, false).unwrap();
+        let mut e = Scaled::new(Codec::Vp8, (640, 360), false).unwrap();
         let frame = [vec![90; 640 * 360], vec![120; 640 * 180]].concat();
         let mut at = Duration::ZERO;
         let mut size = |rate: u32| {
@@ -234,7 +248,7 @@ mod tests {
             at += Duration::from_millis(40);
             let (bytes, key) = e.encode(&frame, at, true).unwrap().unwrap();
             assert!(key);
-            let seen = Decoder::new().unwrap().decode(&bytes).unwrap().unwrap();
+            let seen = Decoder::new(Codec::Vp8).unwrap().decode(&bytes).unwrap().unwrap();
             assert!(seen.brightness().iter().all(|p| p.abs_diff(90) < 6));
             (seen.width, seen.height)
         };
@@ -247,7 +261,7 @@ mod tests {
     #[test]
     fn what_nobody_looks_at_is_not_encoded_and_a_narrow_path_carries_the_small_one() {
         let frame = [vec![90; 640 * 360], vec![120; 640 * 180]].concat();
-        let mut layers = Layers::new((640, 360), false, true).unwrap();
+        let mut layers = Layers::new(Codec::Vp8, (640, 360), false, true).unwrap();
         let mut at = Duration::ZERO;
         let small = Wanted { half: true, whole: false };
         let mut sent = |rate, wanted| {
@@ -255,7 +269,7 @@ mod tests {
             let (made, _) = layers.encode((&frame, (640, 360)), at, (rate, wanted), Wanted::NONE).unwrap();
             made.iter()
                 .map(|m| {
-                    let width = m.key.then(|| Decoder::new().unwrap().decode(&m.bytes).unwrap().unwrap().width);
+                    let width = m.key.then(|| Decoder::new(Codec::Vp8).unwrap().decode(&m.bytes).unwrap().unwrap().width);
                     assert!(width.is_none_or(|w| w == if m.half { 320 } else { 640 }));
                     (m.half, m.key)
                 })
@@ -275,7 +289,7 @@ mod tests {
     #[test]
     fn screens_and_small_pictures_have_one_layer() {
         for (size, screen) in [((640, 360), true), ((320, 180), false)] {
-            let mut layers = Layers::new(size, screen, true).unwrap();
+            let mut layers = Layers::new(Codec::Vp8, size, screen, true).unwrap();
             assert!(!layers.is_layered());
             let frame = vec![90; (size.0 * size.1 * 3 / 2) as usize];
             let (made, _) = layers.encode((&frame, size), Duration::ZERO, (0, Wanted::ALL), Wanted::ALL).unwrap();

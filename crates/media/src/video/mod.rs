@@ -1,15 +1,17 @@
-//! Pictures to packets: a source of frames, VP8, and its packets.
+//! Pictures to packets: a source of frames, an encoder, and its packets.
 //!
 //! * [`camera`]: the cameras of this machine; [`screen`]: its screens and windows; [`convert`]: what they deliver, as encoders take it.
+//! * [`codec`]: the codecs, and what their frames say of themselves.
 //! * [`estimate`]: how much a path carries.
 //! * [`ivf`]: what came, in a file.
 //! * [`layers`]: which encoders a picture has.
 //! * [`source`]: where frames come from.
 //! * [`vpx`]: encoder and decoder (libvpx).
-//! * [`packet`]: encoded frames cut to packets (RFC 7741).
+//! * [`packet`]: encoded frames cut to packets.
 //! * [`Camera`]: a thread that takes a frame, encodes it and hands it on; whoever is too slow for it gets a key frame next.
 
 pub mod camera;
+pub mod codec;
 pub mod convert;
 pub mod estimate;
 pub mod ivf;
@@ -19,10 +21,11 @@ pub mod screen;
 pub mod source;
 pub mod vpx;
 
+use codec::Codec;
 use layers::{Layers, Made, Wanted};
 use source::{Frames, Source};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -71,7 +74,9 @@ pub struct Encoded {
     pub timestamp: u32,
     /// A decoder can begin with it.
     pub key: bool,
-    /// VP8.
+    /// What it is encoded in.
+    pub codec: Codec,
+    /// As a decoder takes it.
     pub bytes: Vec<u8>,
     /// It is of the layer of half the sides.
     pub half: bool,
@@ -84,6 +89,8 @@ struct Wishes {
     /// Which layers are to begin anew, and which are looked at ([`Wanted::bits`]).
     keys: AtomicU8,
     wanted: AtomicU8,
+    /// Another codec is wanted.
+    codec: Mutex<Option<Codec>>,
     /// In kb/s; nought while nobody has said.
     rate: AtomicU32,
     stop: AtomicBool,
@@ -119,7 +126,7 @@ impl Drop for Camera {
 
 impl Camera {
     /// Opens the source and starts, with two layers if that is asked for and of use. Waits for the device.
-    pub fn open(source: &Source, layered: bool) -> Result<Self, VideoError> {
+    pub fn open(source: &Source, codec: Codec, layered: bool) -> Result<Self, VideoError> {
         let (to, from) = mpsc::channel(QUEUE);
         let (tell, opened) = std::sync::mpsc::sync_channel(1);
         let wishes = Arc::new(Wishes::default());
@@ -127,7 +134,7 @@ impl Camera {
         // The system's cameras stay in the thread that opened them.
         let run = move || {
             let screen = matches!(source, Source::Screen(_));
-            let ready = source.open().and_then(|f| Ok((Layers::new((f.width(), f.height()), screen, layered)?, f)));
+            let ready = source.open().and_then(|f| Ok((Layers::new(codec, (f.width(), f.height()), screen, layered)?, f)));
             let (encoder, frames) = match ready {
                 Ok(r) => r,
                 // Whoever asked may have gone.
@@ -153,6 +160,11 @@ impl Camera {
     /// Somebody needs a key frame.
     pub fn ask_for_key(&self, of: Wanted) {
         self.wishes.keys.fetch_or(of.bits(), Ordering::Relaxed);
+    }
+
+    /// Another codec from now on.
+    pub fn speak(&self, codec: Codec) {
+        *self.wishes.codec.lock().unwrap_or_else(PoisonError::into_inner) = Some(codec);
     }
 
     /// These layers are looked at.
@@ -189,6 +201,10 @@ fn run(mut frames: Box<dyn Frames>, mut encoder: Layers, wishes: &Wishes, to: &m
             Err(cause) => return Err(cause),
         }
         bad = 0;
+        let codec = wishes.codec.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(codec) = codec.filter(|c| *c != encoder.codec()) {
+            encoder.speak(codec)?;
+        }
         keys = keys.or(Wanted::of(wishes.keys.swap(0, Ordering::Relaxed)));
         let at = clock();
         rests = if frames.changed() { 0 } else { rests + 1 };
@@ -205,7 +221,7 @@ fn run(mut frames: Box<dyn Frames>, mut encoder: Layers, wishes: &Wishes, to: &m
         let timestamp = (at.as_micros() * 9 / 100) as u32;
         for Made { half, key, bytes } in made {
             let best = half != encoder.active.whole;
-            match to.try_send(Encoded { timestamp, key, bytes, half, best }) {
+            match to.try_send(Encoded { timestamp, key, codec: encoder.codec(), bytes, half, best }) {
                 Ok(()) => {}
                 // The next ones would build on this one.
                 Err(mpsc::error::TrySendError::Full(_)) => keys = keys.or(Wanted { half, whole: !half }),
@@ -225,16 +241,16 @@ mod tests {
     async fn a_film_runs_in_its_time_and_begins_with_a_key_frame() {
         let dir = tempfile::tempdir().unwrap();
         let film = source::tests::film(dir.path(), 10);
-        let mut camera = Camera::open(&Source::File(film), false).unwrap();
+        let mut camera = Camera::open(&Source::File(film), Codec::Vp8, false).unwrap();
         let first = camera.next().await.unwrap();
-        assert!(first.key && crate::room::video::is_sane(&first.bytes));
+        assert!(first.key && Codec::Vp8.is_sane(&first.bytes));
         let second = camera.next().await.unwrap();
         assert!(!second.key);
         assert!(second.timestamp.wrapping_sub(first.timestamp) >= 90_000 / 25, "not faster than it was made");
         camera.ask_for_key(Wanted::ALL);
         let asked = async { while !camera.next().await.unwrap().key {} };
         tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
-        assert!(matches!(Camera::open(&Source::File(dir.path().join("none.y4m")), false), Err(VideoError::File(..))));
+        assert!(matches!(Camera::open(&Source::File(dir.path().join("none.y4m")), Codec::Vp8, false), Err(VideoError::File(..))));
     }
 
     /// A screen on which nothing moves.
@@ -270,7 +286,7 @@ mod tests {
         let shared = wishes.clone();
         let thread = std::thread::spawn(move || {
             let still = Still([vec![90; 640 * 360], vec![120; 640 * 180]].concat(), true);
-            run(Box::new(still), Layers::new((640, 360), true, false)?, &shared, &to)
+            run(Box::new(still), Layers::new(Codec::Vp8, (640, 360), true, false)?, &shared, &to)
         });
         std::thread::sleep(Duration::from_millis(2_600));
         wishes.stop.store(true, Ordering::Relaxed);
@@ -281,7 +297,7 @@ mod tests {
         }
         // Each better than the one before, then one a second; of the 130 that were read.
         assert!((usize::try_from(BETTER).unwrap() / 2..=14).contains(&seen.len()), "{}", seen.len());
-        let first = vpx::Decoder::new().unwrap().decode(&seen.first().unwrap().bytes).unwrap().unwrap();
+        let first = vpx::Decoder::new(Codec::Vp8).unwrap().decode(&seen.first().unwrap().bytes).unwrap().unwrap();
         assert_eq!((first.width, first.height), (640, 360), "small letters cannot be read");
     }
 }

@@ -316,7 +316,11 @@ up: boolean, } | { "type": "show_pictures",
 /**
  * Which, and how large.
  */
-pictures: Array<WantedPicture>, } | { "type": "pictures_lost", 
+pictures: Array<WantedPicture>, 
+/**
+ * Decoded: the web view cannot do that. Each has to be drawn before the next one comes.
+ */
+decoded: boolean, } | { "type": "picture_drawn" } | { "type": "pictures_lost", 
 /**
  * Of whom.
  */

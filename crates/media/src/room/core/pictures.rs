@@ -2,7 +2,8 @@
 
 use super::{Core, MediaOf, Out, Request, Which};
 use crate::room::frames::Kind;
-use crate::room::video::{self, Assembler};
+use crate::room::video::Assembler;
+use crate::video::codec::Codec;
 use crate::video::layers::Wanted;
 use crate::video::{Encoded, packet};
 use livekit_protocol as proto;
@@ -21,11 +22,13 @@ pub struct Source {
     pub screen: bool,
 }
 
-/// A frame of a picture, decrypted: VP8.
+/// A frame of a picture, decrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
     /// Which picture.
     pub source: Source,
+    /// What it is encoded in.
+    pub codec: Codec,
     /// In 90 kHz.
     pub timestamp: u32,
     /// A decoder can begin with it.
@@ -153,7 +156,7 @@ impl Core {
         layer.cut = sealed.is_none();
         let Some(((mid, pt), sealed)) = sealed else { return };
         layer.picture = layer.picture.wrapping_add(1) & 0x7fff;
-        let mut parts = packet::packets(&sealed, layer.picture).peekable();
+        let mut parts = packet::packets(Codec::Vp8, &sealed, layer.picture).peekable();
         let mut writes = Vec::new();
         while let Some(part) = parts.next() {
             layer.sequence += 1;
@@ -290,7 +293,7 @@ impl Core {
         let (mut opened, mut closed) = (Vec::new(), false);
         while let Some(f) = incoming.frames.pop(now) {
             match self.keys.open(Kind::Vp8, &source.identity, &f.bytes, now) {
-                Ok(frame) if encrypted && video::is_sane(&frame) => opened.push((f.timestamp, frame)),
+                Ok(frame) if encrypted && Codec::Vp8.is_sane(&frame) => opened.push((f.timestamp, frame)),
                 _ => {
                     // What follows builds on it.
                     incoming.frames.lose();
@@ -305,8 +308,8 @@ impl Core {
             self.opens(&source.identity, MediaOf::Picture);
         }
         for (timestamp, frame) in opened {
-            let key = video::is_key(&frame);
-            self.out.push_back(Out::Picture(Picture { source: source.clone(), timestamp, key, frame }));
+            let key = Codec::Vp8.is_key(&frame);
+            self.out.push_back(Out::Picture(Picture { source: source.clone(), codec: Codec::Vp8, timestamp, key, frame }));
         }
         if ask {
             self.change(Which::Subscriber, |s| {
