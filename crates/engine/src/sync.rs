@@ -289,7 +289,7 @@ impl Shared {
 
     /// Something else says that the network may be gone: the connection is asked whether it still works, and given up when it does not.
     pub fn probe(&self) {
-        self.probe.notify_waiters();
+        self.probe.notify_one();
     }
 
     fn stopping(&self) -> bool {
@@ -432,7 +432,10 @@ async fn session(s: &Arc<Shared>, attempt: &mut u32) -> EngineResult<()> {
             },
             () = s.probe.notified() => {
                 probed.get_or_insert_with(tokio::time::Instant::now);
-                socket.send(Message::Ping(Vec::new().into())).await.map_err(|e| EngineError::Offline(e.to_string()))?;
+                match tokio::time::timeout(PROBE, socket.send(Message::Ping(Vec::new().into()))).await {
+                    Ok(sent) => sent.map_err(|e| EngineError::Offline(e.to_string()))?,
+                    Err(_) => return Err(EngineError::Offline("the server takes nothing".into())),
+                }
             }
             () = tokio::time::sleep_until(probed.unwrap_or(heard) + PROBE), if probed.is_some() => {
                 s.hurry.notify_one();

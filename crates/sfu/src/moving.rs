@@ -1,9 +1,10 @@
 //! Another address in the middle of a connection: a router that forgot, a telephone on its way from one network to the next.
 //!
 //! As ICE-lite the unit asks nobody whether a path still works, and str0m keeps the one that was taken until its owner has not asked for
-//! fifteen seconds. Here the owner is followed: an authenticated request (STUN, RFC 8489) from elsewhere, while the path in use has been
-//! silent for [`SILENT`], is where the path leads from now on. str0m goes on under the address it knows. Nothing else moves a path, so
-//! a request that is sent again by somebody on the way can only take what its owner does not use any more, and gets what it cannot read.
+//! fifteen seconds. Here the owner is followed: an authentic request (STUN, RFC 8489) from elsewhere, while the path in use has been
+//! silent for [`SILENT`], is where the path leads from now on. str0m goes on under the address it knows. Requests can be sent again by
+//! somebody on the way, so a path that was moved counts as used only by authentic requests, its owner gets it back with the first one from
+//! where they were, and an exchange of descriptions forgets it. What is sent to the wrong place meanwhile cannot be read there.
 
 use crate::peers::Address;
 use std::time::{Duration, Instant};
@@ -38,20 +39,28 @@ impl Moving {
         self.current(to)
     }
 
-    /// Something came from there.
+    /// Something came from there. On a path that was moved this proves nothing.
     pub(crate) fn heard(&mut self, from: Address, now: Instant) {
-        if let Some((path, _)) = self.path.filter(|(path, _)| self.current(*path) == from) {
-            self.path = Some((path, Some(now)));
+        if let Some((path, at)) = &mut self.path
+            && *path == from
+            && self.moved.is_none_or(|(known, _)| known != from)
+        {
+            *at = Some(now);
         }
     }
 
-    /// A request from there may come from the owner of the path in use, when that is silent: which one.
+    /// The path that a request from there may belong to, if it is authentic: the one in use when that is silent, or was moved from or to
+    /// there.
     pub(crate) fn suspects(&mut self, from: Address, now: Instant) -> Option<Address> {
+        let moved = self.moved;
         let (path, at) = self.path.as_mut()?;
         // One that was taken just now may be silent for a moment.
         let silent = now.saturating_duration_since(*at.get_or_insert(now)) >= SILENT;
-        let path = *path;
-        (silent && self.current(path) != from && path.0 == from.0).then_some(path)
+        match moved.filter(|(known, _)| known == path) {
+            Some((known, to)) if from == known || from == to => Some(known),
+            None if from == *path => None,
+            _ => (silent && alike(*path, from)).then_some(*path),
+        }
     }
 
     /// It did, and was authentic.
@@ -59,6 +68,11 @@ impl Moving {
         self.moved = (known != to).then_some((known, to));
         self.path = Some((known, Some(now)));
     }
+}
+
+/// Of the same kind, so that what is sent from the same place arrives.
+fn alike(a: Address, b: Address) -> bool {
+    a.0 == b.0 && a.1.ip().to_canonical().is_ipv4() == b.1.ip().to_canonical().is_ipv4()
 }
 
 #[cfg(test)]
@@ -84,15 +98,21 @@ mod tests {
         assert_eq!(m.suspects(at(1), late), None, "its owner is where they were");
         assert_eq!(m.suspects((Protocol::Tcp, at(2).1), late), None, "another kind of path");
         assert_eq!(m.suspects(at(2), late), Some(at(1)));
+        let v6 = (Protocol::Udp, SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 2)));
+        assert_eq!(m.suspects(v6, late), None, "another kind of address");
         m.follow(at(1), at(2), late);
         assert_eq!((m.known(at(2)), m.sends(at(1), true), m.known(at(3))), (at(1), at(2), at(3)));
-        m.heard(at(1), late + SILENT);
-        assert_eq!(m.suspects(at(1), late + SILENT), Some(at(1)), "what comes from where they were does not count");
+        // Whatever comes from there: only an authentic request keeps it.
         m.heard(at(2), late + SILENT);
+        assert_eq!(m.suspects(at(3), late + SILENT), Some(at(1)));
+        assert_eq!(m.suspects(at(2), late + SILENT), Some(at(1)));
+        m.follow(at(1), at(2), late + SILENT);
         assert_eq!(m.suspects(at(3), late + SILENT), None);
         m.follow(at(1), at(3), late + SILENT * 2);
         assert_eq!((m.current(at(1)), m.known(at(2))), (at(3), at(2)));
-        m.follow(at(1), at(1), late + SILENT * 3);
+        // From where its owner was: at once.
+        assert_eq!(m.suspects(at(1), late + SILENT * 2), Some(at(1)));
+        m.follow(at(1), at(1), late + SILENT * 2);
         assert_eq!((m.current(at(1)), m.known(at(3))), (at(1), at(3)), "they are back");
     }
 

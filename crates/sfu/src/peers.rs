@@ -267,7 +267,7 @@ impl Peers {
         let named = username(bytes).and_then(|u| self.by_ufrag.get(u)).copied();
         let Some(key) = named.or_else(|| self.by_address.get(&from).copied()) else { return };
         let Some(peer) = self.all.get_mut(&key) else { return };
-        // From elsewhere, while the path in use is silent: it may be the same one.
+        // From elsewhere, while the path in use is silent: it may be the same one. Nothing is believed before str0m has looked at it.
         let suspected = named.and_then(|_| peer.moving.suspects(from, now));
         let known = suspected.unwrap_or_else(|| peer.moving.known(from));
         let Ok(receive) = Receive::new(proto, known.1, destination, bytes) else { return };
@@ -276,7 +276,7 @@ impl Peers {
             return;
         }
         peer.moving.heard(from, now);
-        if named.is_some() && self.by_address.get(&from) != Some(&key) {
+        if named.is_some() && suspected.is_none() && self.by_address.get(&from) != Some(&key) {
             self.remember(key, from);
         }
         let said = self.out.len();
@@ -299,6 +299,7 @@ impl Peers {
         if self.out.iter().skip(said).any(answers) {
             tracing::debug!(session = %peer.session, "somebody is followed to another address");
             peer.moving.follow(known, to, now);
+            self.remember(key, to);
             self.out.iter_mut().skip(said).filter(|t| (t.proto, t.destination) == (to.0, was)).for_each(|t| t.destination = to.1);
         }
     }
@@ -322,6 +323,7 @@ impl Peers {
         let ufrag = peer.rtc.direct_api().local_ice_credentials().ufrag;
         if ufrag != peer.ufrag {
             self.by_ufrag.remove(&peer.ufrag);
+            peer.moving = Moving::default();
             peer.ufrag.clone_from(&ufrag);
             self.by_ufrag.insert(ufrag, key);
         }

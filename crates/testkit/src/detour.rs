@@ -25,8 +25,9 @@ pub struct Detour {
     ways: Ways,
     /// Bytes in those that got through, both ways together.
     passed: Arc<AtomicU64>,
-    /// Counts the addresses that everybody had.
+    /// Counts the addresses that everybody had, and those that the unit saw.
     moves: Arc<AtomicU64>,
+    seen: Arc<AtomicU64>,
     /// TCP's way.
     pub tcp: Proxy,
     task: AbortHandle,
@@ -45,10 +46,10 @@ impl Detour {
         let front = Arc::new(UdpSocket::bind(outside).await?);
         let ways: Ways = Arc::new(Mutex::new(Some((Path::default(), 0))));
         let passed = Arc::new(AtomicU64::new(0));
-        let moves = Arc::new(AtomicU64::new(0));
+        let (moves, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let tcp = Proxy::start_at(outside, unit).await?;
-        let task = tokio::spawn(serve(front, unit, ways.clone(), passed.clone(), moves.clone())).abort_handle();
-        Ok(Self { ways, passed, moves, tcp, task })
+        let task = tokio::spawn(serve(front, unit, ways.clone(), passed.clone(), (moves.clone(), seen.clone()))).abort_handle();
+        Ok(Self { ways, passed, moves, seen, tcp, task })
     }
 
     /// Another network for datagrams, from now on: its seed is to be another one, too. Nothing: none passes any more.
@@ -59,6 +60,12 @@ impl Detour {
     /// From now on everybody has another address, as behind a router that forgot them: what is sent to the one before is lost.
     pub fn move_everybody(&self) {
         self.moves.fetch_add(1, Relaxed);
+    }
+
+    /// Addresses that the unit has seen so far.
+    #[must_use]
+    pub fn addresses(&self) -> u64 {
+        self.seen.load(Relaxed)
     }
 
     /// Bytes in datagrams that got through, both ways together.
@@ -109,7 +116,13 @@ impl Lane {
     }
 }
 
-async fn serve(front: Arc<UdpSocket>, unit: SocketAddr, ways: Ways, passed: Arc<AtomicU64>, moves: Arc<AtomicU64>) {
+async fn serve(
+    front: Arc<UdpSocket>,
+    unit: SocketAddr,
+    ways: Ways,
+    passed: Arc<AtomicU64>,
+    (moves, seen): (Arc<AtomicU64>, Arc<AtomicU64>),
+) {
     let start = Instant::now();
     let mut known: HashMap<SocketAddr, (Arc<UdpSocket>, Lane)> = HashMap::new();
     let mut number = 0;
@@ -132,6 +145,7 @@ async fn serve(front: Arc<UdpSocket>, unit: SocketAddr, ways: Ways, passed: Arc<
             Entry::Vacant(e) => {
                 let Ok(socket) = UdpSocket::bind((unit.ip(), 0)).await else { continue };
                 let socket = Arc::new(socket);
+                seen.fetch_add(1, Relaxed);
                 readers.spawn(answers(socket.clone(), front.clone(), from, lane()));
                 e.insert((socket, lane()))
             }

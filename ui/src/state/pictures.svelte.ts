@@ -2,13 +2,9 @@
 // them, the app decodes. Tells the app which are drawn, and how large.
 import { api } from '../ipc/api';
 import { host } from '../ipc/host';
+import { VP8, VP9, decodes } from './decoder';
 import { colours, parse, type Frame, type Source } from './frames';
 
-const VP8: VideoDecoderConfig = { codec: 'vp8', optimizeForLatency: true };
-/** Profile 0, of a size that is drawn, 8 bits: calls of two, where both sides were built with it. */
-const VP9: VideoDecoderConfig = { codec: 'vp09.00.31.08', optimizeForLatency: true };
-/** A decoder that fails so often without a picture between is none: WebKit's may lack the codec and say nothing of it. */
-const FAILS = 3;
 /** Frames a decoder may have before it: more, and the picture is late. */
 const BEHIND = 12;
 /** A key frame is asked for this often at most. */
@@ -20,15 +16,6 @@ const TELL_MS = 150;
 
 const name = (s: Source) => `${s.screen ? 'screen' : 'camera'} ${s.identity}`;
 
-/** Whether this web view decodes what comes: the interface may be there without the codec. */
-async function decodes(): Promise<boolean> {
-  try {
-    return 'VideoDecoder' in globalThis && (await VideoDecoder.isConfigSupported(VP8)).supported === true;
-  } catch {
-    return false;
-  }
-}
-
 /** One picture that is drawn. */
 class Drawn {
   #decoder?: VideoDecoder;
@@ -36,7 +23,6 @@ class Drawn {
   #last = 0;
   #clock = 0;
   #asked = -ASK_MS;
-  #failed = 0;
   /** Points of the screen that it may take. */
   place = { width: 1, height: 1 };
 
@@ -44,7 +30,6 @@ class Drawn {
     readonly source: Source,
     readonly canvas: HTMLCanvasElement,
     readonly shown: (shown: boolean) => void,
-    readonly unable: () => void,
   ) {}
 
   take(frame: Frame): void {
@@ -77,14 +62,12 @@ class Drawn {
   #begin(): VideoDecoder {
     const decoder = new VideoDecoder({
       output: (picture) => {
-        this.#failed = 0;
         this.#draw(picture);
         picture.close();
       },
       // It begins anew with a key frame.
       error: () => {
         if (this.#decoder === decoder) this.#decoder = undefined;
-        if ((this.#failed += 1) >= FAILS) this.unable();
       },
     });
     decoder.configure(this.#vp9 ? VP9 : VP8);
@@ -118,6 +101,8 @@ class Drawn {
 class Pictures {
   /** This web view decodes; until that is known, nothing is asked for. */
   #able?: boolean;
+  /** VP9 is looked at when some comes. */
+  #vp9?: Promise<void>;
   #drawn = new Map<string, Drawn>();
   #listening = false;
   #timer?: ReturnType<typeof setTimeout>;
@@ -125,10 +110,7 @@ class Pictures {
   /** Draws a picture while the canvas is there: a Svelte action. */
   draw = (canvas: HTMLCanvasElement, { source, shown }: { source: Source; shown: (shown: boolean) => void }) => {
     this.#listen();
-    const drawn = new Drawn(source, canvas, shown, () => {
-      this.#able = false;
-      this.#tell();
-    });
+    const drawn = new Drawn(source, canvas, shown);
     const key = name(source);
     this.#drawn.get(key)?.close();
     this.#drawn.set(key, drawn);
@@ -159,14 +141,18 @@ class Pictures {
     void host.pictures((message) => {
       const frame = parse(message);
       if (!frame) return;
+      if (frame.vp9) this.#vp9 ??= decodes('vp9').then((able) => this.#found(able));
       this.#drawn.get(name(frame))?.take(frame);
       // The next one comes when this one is drawn, or a second later.
       if (frame.decoded) api.pictureDrawn().catch(() => undefined);
     });
-    void decodes().then((able) => {
-      this.#able ??= able;
-      this.#tell();
-    });
+    void decodes('vp8').then((able) => this.#found(able));
+  }
+
+  /** A codec is decoded here, or is not: then the app decodes. */
+  #found(able: boolean): void {
+    this.#able = able && this.#able !== false;
+    this.#tell();
   }
 
   #tell(): void {

@@ -23,6 +23,9 @@ const DRAWS: Duration = Duration::from_secs(1);
 /// A key frame of a picture is asked for this often at most.
 const ASKS: Duration = Duration::from_secs(1);
 
+/// What came meanwhile is decoded for so long before the newest is shown.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// Points across and down.
 type Place = (u32, u32);
 
@@ -55,7 +58,7 @@ impl Decoded {
             return;
         }
         let (frames, lost) = start();
-        let worker = Worker { to: self.clone(), lost, decoders: HashMap::new(), asked: HashMap::new() };
+        let worker = Worker { to: self.clone(), lost, decoders: HashMap::new(), asked: HashMap::new(), lagged: None };
         match std::thread::Builder::new().name("pictures".into()).spawn(move || worker.run(frames)) {
             Ok(_) => state.running = true,
             // It is tried again when this is said again, every five seconds.
@@ -115,6 +118,7 @@ struct Worker {
     lost: Lost,
     decoders: HashMap<Source, (Codec, Decoder)>,
     asked: HashMap<Source, Instant>,
+    lagged: Option<Instant>,
 }
 
 impl Worker {
@@ -127,6 +131,7 @@ impl Worker {
                 RecvError::Lagged(n) => TryRecvError::Lagged(n),
                 RecvError::Closed => TryRecvError::Closed,
             });
+            let until = Instant::now() + TOGETHER;
             loop {
                 match next {
                     Ok(picture) if self.take(&picture, &mut seen) => {}
@@ -135,8 +140,14 @@ impl Worker {
                     Err(TryRecvError::Lagged(n)) => {
                         tracing::debug!(n, "pictures came faster than they were decoded");
                         self.decoders.clear();
-                        (self.lost)(None);
+                        if self.lagged.is_none_or(|at| at.elapsed() >= ASKS) {
+                            self.lagged = Some(Instant::now());
+                            (self.lost)(None);
+                        }
                     }
+                }
+                if Instant::now() >= until {
+                    break;
                 }
                 next = frames.try_recv();
             }

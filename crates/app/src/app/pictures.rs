@@ -131,7 +131,8 @@ impl Pictures {
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(n)) => {
                     tracing::debug!(n, "pictures came faster than they were drawn");
-                    self.lost = true;
+                    // Where the app decodes, nothing of this is missed.
+                    self.lost = !decoded.is_on();
                     self.begun.lose();
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,

@@ -64,7 +64,10 @@ pub(super) async fn rejoin(s: &Shared, job: Job) -> EngineResult<Outcome> {
             s.db.write(move |cx| {
                 cx.w.set_ciphertext(&job, None, 0, 0)?;
                 cx.w.delay_job(job.id, cx.now + 200 * i64::from(attempts))?;
-                if attempts >= 5 {
+                if body.only_if_joining && cx.conversation(id)?.state != ConversationState::Joining {
+                    // It holds no place, and the device came in by a Welcome meanwhile.
+                    cx.w.delete_job(job.id)?;
+                } else if attempts >= 5 {
                     cx.w.delete_job(job.id)?;
                     cx.w.set_state(id, ConversationState::Broken)?;
                     cx.changed(id);

@@ -75,7 +75,8 @@ impl Codec {
         match self {
             Self::Vp8 if self.is_key(frame) => self.size(frame).is_some_and(fits),
             Self::Vp8 => !frame.is_empty(),
-            Self::Vp9 => Vp9::read(frame).is_some_and(|h| h.size.map_or(!h.key, fits)),
+            // Many in one would hide the sizes of all but the first. No encoder of ours makes them.
+            Self::Vp9 => !is_many(frame) && Vp9::read(frame).is_some_and(|h| h.size.map_or(!h.key, fits)),
         }
     }
 
@@ -132,6 +133,13 @@ impl Codec {
     }
 }
 
+/// A superframe: many, with their sizes in an index at the end, which begins and ends with the same byte (VP9, annex B).
+fn is_many(frame: &[u8]) -> bool {
+    let Some(&mark) = frame.last() else { return false };
+    let index = 2 + usize::from((mark >> 3 & 3) + 1) * usize::from((mark & 7) + 1);
+    mark & 0xe0 == 0xc0 && frame.len().checked_sub(index).and_then(|at| frame.get(at)) == Some(&mark)
+}
+
 /// The beginning of a frame's header (VP9, 6.2), as far as the size stands in it.
 struct Vp9 {
     key: bool,
@@ -165,9 +173,9 @@ impl Vp9 {
         if b.take(2)? != 2 || b.take(2)? != 0 {
             return None;
         }
-        // One that is here already is shown: its number, and no more.
+        // That one which is here already is shown is never asked of us.
         if b.take(1)? == 1 {
-            return Some(Self { key: false, size: None });
+            return None;
         }
         let (key, shown, resilient) = (b.take(1)? == 0, b.take(1)? == 1, b.take(1)? == 1);
         if key {
@@ -238,6 +246,9 @@ mod tests {
             assert!(!codec.is_sane(&key(16_383, 16_383)) && !codec.is_sane(&[]) && !codec.is_sane(&key(64, 64)[..5]));
         }
         assert!(!Codec::Vp8.is_sane(&vp8(0, 10)) && Codec::Vp8.is_sane(&[1]) && !Codec::Vp8.is_sane(&[0]));
+        let many = [vp9(64, 64), vec![0xc0, 9, 0xc0]].concat();
+        assert!(!Codec::Vp9.is_sane(&many) && Codec::Vp9.is_sane(&many[..many.len() - 1]), "nor do many in one");
+        assert!(!Codec::Vp9.is_sane(&[0b1000_1000, 0, 0]), "nor is one shown again");
         // Not a key frame, shown, of a size of its own: what it builds on says nothing of it.
         let grown = 0b1000_0110_u128 << 72 | 0xffff << 31 | 0xffff_u128 << 15;
         assert!(!Codec::Vp9.is_sane(&grown.to_be_bytes()[6..]), "nor does a frame that grows");

@@ -181,6 +181,9 @@ impl Decoder {
             check("frame", vpx::vpx_codec_decode(context, frame.as_ptr(), size, std::ptr::null_mut(), 0))?;
             let mut next = std::ptr::null();
             let Some(image) = vpx::vpx_codec_get_frame(context, &raw mut next).as_ref() else { return Ok(None) };
+            if image.fmt != vpx::vpx_img_fmt::VPX_IMG_FMT_I420 {
+                return Err(VideoError::Encoder("a picture of another kind", 0));
+            }
             let mut to = I420::fresh(image.d_w, image.d_h)?;
             for (plane, half) in [(0, 1), (1, 2), (2, 2)] {
                 let (Some(plane), Some(stride)) = (image.planes.get(plane), image.stride.get(plane)) else { return Ok(None) };
