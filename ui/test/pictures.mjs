@@ -122,6 +122,7 @@ try {
             this.init = init;
           }
           configure() {}
+          close() {}
           decode() {
             this.state = 'closed';
             queueMicrotask(() => this.init.error(new DOMException('there is no codec', 'EncodingError')));
