@@ -190,13 +190,7 @@ impl Run {
         for i in 0..NAMES.len() {
             self.sees(i, &last).await?;
         }
-        until("all agree", || async {
-            for i in 0..NAMES.len() {
-                self.repair(i).await?;
-            }
-            self.agree().await
-        })
-        .await
+        until("all agree", || self.agree()).await
     }
 
     /// When a session is given up, the person does what the app tells them to.

@@ -1,7 +1,9 @@
 // Pictures of a room in the app's own interface: a camera whose frames are numbered, in a real browser, through the server's unit,
 // decrypted by the app, decoded and drawn; the numbers are read back from what is drawn.
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import ts from 'typescript';
 import { film, guests, numberOn, numberOnVideo, follows as moves } from './film.mjs';
 import { PASSPHRASE, PASSWORD, assert, cli, dir, server, sound, start } from './kit.mjs';
 import { openBrowser } from './page.mjs';
@@ -111,6 +113,10 @@ try {
 
   await test('where the web view cannot decode, the app does: when it fails, without the codec, and without the interface', async () => {
     const url = page.url();
+    // What decides it are frames of our own: a browser that has the codecs decodes them.
+    const source = ts.transpile(readFileSync(join(import.meta.dirname, '../src/state/decoder.ts'), 'utf8'), { target: 'es2022', module: 'esnext' });
+    const able = await page.evaluate(`(async () => { ${source.replaceAll('export ', '')}; return [await decodes('vp8'), await decodes('vp9')]; })()`);
+    assert(able.every(Boolean), `VP8 and VP9 are found: ${able}`);
     // Each on top of the one before.
     for (const broken of [
       () => {

@@ -4,12 +4,13 @@
 //! fifteen seconds. Here the owner is followed: an authentic request (STUN, RFC 8489) from elsewhere, while the path in use has been
 //! silent for [`SILENT`], is where the path leads from now on. str0m goes on under the address it knows. Requests can be sent again by
 //! somebody on the way, so a path that was moved counts as used only by authentic requests, its owner gets it back with the first one from
-//! where they were, and an exchange of descriptions forgets it. What is sent to the wrong place meanwhile cannot be read there.
+//! where they were, and a restart of ICE forgets it. What is sent to the wrong place meanwhile cannot be read there.
 
 use crate::peers::Address;
 use std::time::{Duration, Instant};
 
-/// A path in use is never silent for so long: sound comes fifty times a second, reports and requests at least twice.
+/// The app is never silent for so long: sound comes fifty times a second, requests at least twice. A browser that sends nothing may be; then
+/// its other paths, when it asks on one, are as good.
 const SILENT: Duration = Duration::from_millis(700);
 
 #[derive(Default)]

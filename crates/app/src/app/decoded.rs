@@ -22,7 +22,6 @@ use tokio::sync::{Notify, broadcast};
 const DRAWS: Duration = Duration::from_secs(1);
 /// A key frame of a picture is asked for this often at most.
 const ASKS: Duration = Duration::from_secs(1);
-
 /// What came meanwhile is decoded for so long before the newest is shown.
 const TOGETHER: Duration = Duration::from_millis(100);
 

@@ -1,7 +1,7 @@
 //! The codecs of pictures, and what their frames and packets say of themselves. No I/O.
 //!
-//! VP8 is spoken by everybody, and alone in rooms. VP9 needs about a quarter less of the path for the same picture and nearly twice the
-//! processor; calls of two speak it where both sides were built with it (feature `vp9`).
+//! VP8 is spoken by everybody, and alone in rooms. VP9 shows more at the same rate and takes more of the processor; calls of two speak it
+//! where both sides were built with it (feature `vp9`).
 
 /// The most points of a picture that is drawn: a frame names its size before it is worth the memory.
 const POINTS: u32 = 4_096 * 2_304;
