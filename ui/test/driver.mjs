@@ -1,6 +1,7 @@
 // The built app under Xvfb, driven by WebDriver through WebKitWebDriver.
 import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { assert, dir, shots, start } from './kit.mjs';
 
@@ -47,18 +48,30 @@ export function kill(child) {
 export async function until(what, f, patience = 30_000) {
   const end = Date.now() + patience;
   for (;;) {
-    const v = await f().catch(() => undefined);
+    let cause;
+    const v = await f().catch((e) => void (cause = e));
     if (v) return v;
-    if (Date.now() > end) throw new Error(`waited in vain for: ${what}`);
+    if (Date.now() > end) throw new Error(`waited in vain for: ${what}`, { cause });
     await pause(60);
   }
 }
 
-let next = 4700 + (process.pid % 2000);
+/** A port that is free now. The system's own are none of those that `fetch` refuses to speak to (5060, 6000, 6666 ...). */
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const socket = createServer().on('error', reject);
+    socket.listen(0, '127.0.0.1', () => {
+      const { port } = socket.address();
+      socket.close(() => resolve(port));
+    });
+  });
+}
+
+let buses = 0;
 
 /** Opens the window on a profile. `bus` is the address of a session bus; without one no keyring answers. */
 export async function openWindow(bin, profile, { bus = 'unix:path=/nonexistent' } = {}) {
-  const port = next++;
+  const port = await freePort();
   const driver = launch('WebKitWebDriver', [`--port=${port}`], {
     env: {
       DISPLAY: display,
@@ -121,7 +134,7 @@ export async function openWindow(bin, profile, { bus = 'unix:path=/nonexistent' 
 
 /** A session bus with a keyring that is unlocked; its secrets are in the test's folder. */
 export async function keyring() {
-  const name = join(runtime, `bus-${next++}`);
+  const name = join(runtime, `bus-${buses++}`);
   const address = `unix:path=${name}`;
   // No services start by themselves: the bus has what the test gives it.
   const policy = '<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow receive_sender="*"/><allow own="*"/></policy>';
