@@ -2,66 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use anyhow::{Result, ensure};
-use sc_engine::rooms::RoomLink;
 use sc_media::audio::{AudioSetup, Input, Output};
 use sc_media::room::frames::Keys;
-use sc_media::room::{Room, RoomEnd, RoomOptions, RoomPhase, RoomView};
+use sc_media::room::{Room, RoomEnd, RoomOptions, RoomPhase};
 use sc_protocol::rooms::{CreateRoom, RoomTokenAnswer, RoomTokenRequest};
 use sc_protocol::{ConversationId, ErrorCode, RoomId};
 use sc_testkit::calls::scale;
+use sc_testkit::rooms::{counted, guest, heard, inside, join, options, view};
 use sc_testkit::{Person, World, until};
 use secureconnect_server::operator;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-fn options(world: &World, answer: RoomTokenAnswer, keys: Keys, input: Input, output: Output) -> RoomOptions {
-    let RoomTokenAnswer::Ready { token, .. } = answer else { panic!("the door is closed") };
-    RoomOptions { url: world.url(), token: token.into(), keys, audio: AudioSetup { input, output }, video: None, muted: false }
-}
-
-/// Into the room of a conversation, with the keys of its group.
-async fn join(world: &World, p: &Person, c: ConversationId, input: Input, output: Output) -> Result<Room> {
-    let answer = p.engine.enter_conversation_room(c).await?;
-    // Whoever has just learnt of the conversation may have no session in it yet.
-    let (epoch, secret) = p.engine.await_room_secret(c).await?;
-    let mut keys = Keys::default();
-    keys.add_epoch(epoch, secret, Instant::now());
-    Ok(Room::enter(options(world, answer, keys, input, output)).0)
-}
-
-async fn guest(world: &World, link: &RoomLink, name: &str) -> Result<RoomTokenAnswer, sc_engine::EngineError> {
-    let api = sc_engine::api::Api::new(&world.url())?;
-    let request = RoomTokenRequest { guest_name: Some(name.into()), ticket: None };
-    api.open_post(&format!("/v1/rooms/{}/token", link.room), &request).await
-}
+use std::time::Duration;
 
 /// Asks the server, whatever the own engine thinks of it.
 async fn knock(p: &Person, c: ConversationId) -> Result<RoomTokenAnswer, sc_engine::EngineError> {
     p.engine.http()?.post(&format!("/v1/rooms/{c}/token"), &RoomTokenRequest::default()).await
-}
-
-async fn view(room: &Room, what: &str, f: impl Fn(&RoomView) -> bool) -> Result<RoomView> {
-    until(what, || async {
-        let v = room.view().borrow().clone();
-        Ok(f(&v).then_some(v))
-    })
-    .await
-}
-
-async fn inside(room: &Room, n: usize) -> Result<RoomView> {
-    view(room, &format!("{n} are inside"), |v| v.phase == RoomPhase::Inside && v.people.len() == n).await
-}
-
-async fn counted(p: &Person, room: RoomId, n: u32) -> Result<()> {
-    until(&format!("{n} are counted"), || async { Ok((p.engine.room(room).await?.member_count == n).then_some(())) }).await
-}
-
-/// The last second of what is recorded has sound in it.
-fn heard(path: &Path) -> bool {
-    // The header is complete at the end only.
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let samples = bytes.get(44..).unwrap_or_default().chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]]));
-    samples.rev().take(48_000).any(|s| s.unsigned_abs() > 1_600)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,8 +62,8 @@ async fn a_server_that_is_started_anew_has_nobody_inside_until_they_are_back_by_
         let link = link.clone();
         async move { engine.enter_room(&link, &RoomTokenRequest::default()).await }
     };
-    let a = Room::enter(options(&world, enter(&alice).await?, keys(), Input::File(speech), Output::Nothing)).0;
-    let b = Room::enter(options(&world, enter(&bob).await?, keys(), Input::Silence, Output::File(ear.clone()))).0;
+    let a = Room::enter(options(&world.url(), enter(&alice).await?, keys(), Input::File(speech), Output::Nothing)?).0;
+    let b = Room::enter(options(&world.url(), enter(&bob).await?, keys(), Input::Silence, Output::File(ear.clone()))?).0;
     inside(&a, 2).await?;
     inside(&b, 2).await?;
     until("bob hears alice", || async { Ok(heard(&ear).then_some(())) }).await?;
@@ -142,7 +96,7 @@ async fn the_seventh_of_six_is_told_so_and_no_token_opens_another_door() -> Resu
     let mut rooms = Vec::new();
     for n in 0..6 {
         let answer = guest(&world, &link, &format!("guest {n}")).await?;
-        rooms.push(Room::enter(options(&world, answer, Keys::of_link(&link.key), Input::Silence, Output::Nothing)).0);
+        rooms.push(Room::enter(options(&world.url(), answer, Keys::of_link(&link.key), Input::Silence, Output::Nothing)?).0);
     }
     for r in &rooms {
         inside(r, 6).await?;
@@ -177,5 +131,35 @@ async fn the_seventh_of_six_is_told_so_and_no_token_opens_another_door() -> Resu
     ensure!(bob.engine.close_room(info.room_id).await.is_err());
     tokio::time::timeout(Duration::from_secs(10), alice.engine.close_room(info.room_id)).await??;
     view(&rooms[0], "the room is closed", |v| v.phase == RoomPhase::Over(RoomEnd::Closed)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_somebody_opened_the_room_is_one_line_for_everybody_and_nothing_unread() -> Result<()> {
+    let world = World::new().await?;
+    let (alice, bob) = (world.person("alice").await?, world.person("bob").await?);
+    let c = alice.direct("bob").await?;
+    alice.say(c, "xin chào").await?;
+    alice.settle().await?;
+    until("bob has the conversation", || async { Ok(bob.engine.read(|r| r.conversation(c))?.map(|_| ())) }).await?;
+    // Both at once, and one of them again.
+    alice.engine.tell_room_opened(c).await?;
+    bob.engine.tell_room_opened(c).await?;
+    alice.settle().await?;
+    bob.settle().await?;
+    alice.engine.tell_room_opened(c).await?;
+    alice.say(c, "vào phòng nhé").await?;
+    alice.settle().await?;
+    for p in [&alice, &bob] {
+        let rows = until("the last message is there", || async {
+            let rows = p.engine.read(|r| r.rows_before(c, i64::MAX, 50))?;
+            Ok(rows.iter().any(|m| m.body == "vào phòng nhé").then_some(rows))
+        })
+        .await?;
+        let lines: Vec<_> = rows.iter().filter(|m| m.body.contains("room_opened")).collect();
+        ensure!(lines.len() == 1, "{}: {lines:?}", p.name);
+    }
+    let unread = bob.engine.read(|r| r.list_entry(c))?.map(|x| x.unread);
+    ensure!(unread == Some(2), "two messages are unread, and no line: {unread:?}");
     Ok(())
 }

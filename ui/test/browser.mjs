@@ -156,7 +156,7 @@ try {
     await page.waitForTimeout(1000);
     await check('offline');
     const port = new URL(srv.url).host;
-    srv.child = (await server(bin, join(dir, 'server'), port)).child;
+    srv.child = (await server(bin, { listen: port })).child;
     await page.locator('[data-testid=connection][data-state=online]').waitFor({ state: 'attached', timeout: 60_000 });
     await page.locator('[data-testid=message][data-status=pending]').waitFor({ state: 'detached' });
   });

@@ -45,9 +45,9 @@ export function stop(child) {
   });
 }
 
-export async function server(bin, data = join(dir, 'server'), listen = '127.0.0.1:0') {
+export async function server(bin, { data = join(dir, 'server'), listen = '127.0.0.1:0', env = {} } = {}) {
   const { child, line } = await start(join(bin, 'secureconnect-server'), ['serve', '--data', data, '--listen', listen], {
-    env: { RUST_LOG: 'error', SECURECONNECT_SERVER_TURN_PORT: '0', SECURECONNECT_SERVER_ROOMS_PORT: '0' },
+    env: { RUST_LOG: 'error', SECURECONNECT_SERVER_TURN_PORT: '0', SECURECONNECT_SERVER_ROOMS_PORT: '0', ...env },
     match: /listening on/,
   });
   return { child, url: line.replace('listening on ', '').trim() };

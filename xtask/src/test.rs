@@ -30,6 +30,7 @@ pub fn all() -> Result<()> {
     run(Command::new("node").args(["test/calls.mjs"]).arg(&bin).current_dir("ui"))?;
     say("rooms: browsers and members, through the server's own unit");
     run(Command::new("node").args(["test/rooms.mjs"]).arg(&bin).current_dir("ui"))?;
+    run(Command::new("node").args(["test/cluster.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/roomui.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/pictures.mjs"]).arg(&bin).current_dir("ui"))?;
     run(Command::new("node").args(["test/video.mjs"]).arg(&bin).current_dir("ui"))?;

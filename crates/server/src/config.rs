@@ -106,6 +106,10 @@ pub struct Config {
     pub livekit_key: String,
     /// The secret of that key.
     pub livekit_secret: Secret,
+    /// An API key of this server's own unit: whoever has its secret may put rooms onto it, as onto a LiveKit server.
+    pub rooms_key: String,
+    /// The secret of that key.
+    pub rooms_secret: Secret,
     /// `FULL` (durable) is the only setting that keeps the promise of an ack; tests lower it to prove that.
     pub synchronous: String,
 }
@@ -149,6 +153,8 @@ impl Default for Config {
             livekit_url: String::new(),
             livekit_key: String::new(),
             livekit_secret: Secret::default(),
+            rooms_key: String::new(),
+            rooms_secret: Secret::default(),
             synchronous: "FULL".to_owned(),
         }
     }
@@ -232,6 +238,18 @@ impl Config {
                 return fail("livekit_key and livekit_secret must be those of the cluster at livekit_url");
             }
         }
+        if !self.rooms_key.is_empty() {
+            let named = self.rooms_key.len() <= 64 && self.rooms_key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            if !named || self.rooms_key == crate::rooms::token::ISSUER {
+                return fail("rooms_key must be 1 to 64 letters, digits, _ or -, and not \"secureconnect\"");
+            }
+            if self.rooms_secret.0.len() < 32 {
+                return fail("rooms_secret must have at least 32 characters: whoever guesses it has this server's rooms");
+            }
+            if !self.livekit_url.is_empty() || !self.rooms {
+                return fail("rooms_key needs this server's own unit: leave livekit_url empty and rooms on");
+            }
+        }
         if !matches!(self.synchronous.as_str(), "FULL" | "EXTRA" | "NORMAL" | "OFF") {
             return fail("synchronous must be FULL, EXTRA, NORMAL or OFF");
         }
@@ -240,8 +258,8 @@ impl Config {
 }
 
 fn parse_env(key: &str, value: &str) -> toml::Value {
-    if key == "TURN_SECRET" {
-        // A secret of digits is still a text.
+    if matches!(key, "TURN_SECRET" | "LIVEKIT_KEY" | "LIVEKIT_SECRET" | "ROOMS_KEY" | "ROOMS_SECRET") {
+        // A secret of digits is still a text; so is a key.
         return toml::Value::String(value.to_owned());
     }
     if matches!(key, "CORS_ORIGINS" | "ICE_URLS") {
@@ -282,6 +300,11 @@ mod tests {
             ("SECURECONNECT_SERVER_SYNCHRONOUS", "MAYBE", "synchronous"),
             ("SECURECONNECT_SERVER_ICE_URLS", "http://x", "ice_urls"),
             ("SECURECONNECT_SERVER_ICE_URLS", "stun:a:1,turn:a:1", "turn_secret"),
+            ("SECURECONNECT_SERVER_LIVEKIT_URL", "https://x", "livekit_url"),
+            ("SECURECONNECT_SERVER_LIVEKIT_URL", "wss://x", "livekit_key"),
+            ("SECURECONNECT_SERVER_ROOMS_KEY", "a/b", "rooms_key"),
+            ("SECURECONNECT_SERVER_ROOMS_KEY", "secureconnect", "rooms_key"),
+            ("SECURECONNECT_SERVER_ROOMS_KEY", "1234", "rooms_secret"),
         ] {
             let e = env(&[(name, value)]).unwrap_err().to_string();
             assert!(e.contains(expect), "{e}");

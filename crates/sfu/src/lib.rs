@@ -36,12 +36,13 @@ pub mod net;
 mod peers;
 mod room;
 mod sdp;
+mod seen;
 mod sfu;
 mod signal;
 mod speakers;
 mod ticks;
 
 pub use livekit_protocol as proto;
-pub use model::{Config, Event, Grants, IceServer, Join, LeaveReason, Output, SessionId};
+pub use model::{Config, Event, Grants, IceServer, Join, LeaveReason, Output, SessionId, name_of};
 pub use sfu::Sfu;
 pub use str0m::net::{Protocol, Transmit};

@@ -63,10 +63,16 @@ impl Default for Grants {
     }
 }
 
+/// What participants know a room as: what follows the first slash of the unit's name for it, or all of it.
+#[must_use]
+pub fn name_of(room: &str) -> &str {
+    room.split_once('/').map_or(room, |(_, name)| name)
+}
+
 /// Somebody comes in.
 #[derive(Debug, Clone, Default)]
 pub struct Join {
-    /// Name of the room.
+    /// Name of the room; what is before a slash says whose it is, and is not shown to participants: see [`name_of`].
     pub room: String,
     /// Opaque, one participant a room: a second one ends the first.
     pub identity: String,

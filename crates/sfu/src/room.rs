@@ -114,16 +114,8 @@ impl Sfu {
 
     fn welcome(&mut self, session: SessionId) {
         let Some(s) = self.sessions.get(&session) else { return };
-        let Some(room) = self.rooms.get(&s.room) else { return };
+        let Some(room) = self.describe(&s.room) else { return };
         let others: Vec<_> = self.others(session).into_iter().filter_map(|o| self.shown(o)).collect();
-        let room = proto::Room {
-            sid: room.sid.clone(),
-            name: s.room.clone(),
-            creation_time: room.opened_ms / 1_000,
-            creation_time_ms: room.opened_ms,
-            num_participants: u32::try_from(room.sessions.len()).unwrap_or(u32::MAX),
-            ..Default::default()
-        };
         let join = proto::JoinResponse {
             room: Some(room),
             participant: self.participant(session),
@@ -209,40 +201,6 @@ impl Sfu {
         }
         self.out.push_back(Output::Close(session));
         self.tell(Event::Left { room: s.room, identity: s.identity, session, reason });
-    }
-
-    /// What others see of somebody; nothing of those who are hidden.
-    pub(crate) fn shown(&self, session: SessionId) -> Option<proto::ParticipantInfo> {
-        self.sessions.get(&session).filter(|s| !s.grants.hidden)?;
-        self.participant(session)
-    }
-
-    pub(crate) fn participant(&self, session: SessionId) -> Option<proto::ParticipantInfo> {
-        let s = self.sessions.get(&session)?;
-        let tracks: Vec<_> =
-            s.tracks.iter().filter_map(|t| self.tracks.get(t)).filter(|t| t.mid.is_some()).map(|t| t.info.clone()).collect();
-        Some(proto::ParticipantInfo {
-            sid: s.sid.clone(),
-            identity: s.identity.clone(),
-            state: proto::participant_info::State::Active as i32,
-            is_publisher: !tracks.is_empty(),
-            tracks,
-            metadata: s.metadata.clone(),
-            attributes: s.attributes.clone(),
-            joined_at: s.joined_ms / 1_000,
-            joined_at_ms: s.joined_ms,
-            name: s.name.clone(),
-            version: s.version,
-            permission: Some(proto::ParticipantPermission {
-                can_subscribe: s.grants.subscribe,
-                can_publish: s.grants.publish,
-                can_publish_data: s.grants.data,
-                can_update_metadata: s.grants.update_metadata,
-                hidden: s.grants.hidden,
-                ..Default::default()
-            }),
-            ..Default::default()
-        })
     }
 
     /// Tells the others what somebody is like now.

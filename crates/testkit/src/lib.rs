@@ -10,6 +10,7 @@ pub mod film;
 pub mod network;
 pub mod proxy;
 pub mod raw;
+pub mod rooms;
 
 use anyhow::{Context as _, Result, bail};
 use sc_engine::profile::{self, Opening};

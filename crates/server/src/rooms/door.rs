@@ -73,7 +73,7 @@ pub async fn ask(app: &App, id: RoomId, visitor: &Visitor, asked: RoomTokenReque
 }
 
 async fn decide(app: &App, id: RoomId, visitor: &Visitor, asked: RoomTokenRequest) -> ApiResult<RoomTokenAnswer> {
-    if app.rooms.unit.is_none() && app.config.livekit_url.is_empty() {
+    if !app.rooms.carried() {
         return Err(ApiError::new(ErrorCode::Unavailable, "This server has no group calls."));
     }
     let room = open(app, id, visitor).await?;

@@ -1,5 +1,8 @@
 //! Rooms: who may come in, who is inside, who is told.
 //!
+//! Media are carried by the unit of this server, or by a LiveKit cluster of the configuration ([`outside`]); the unit may carry rooms of
+//! other servers as well ([`service`]), of which nothing is known or stored here.
+//!
 //! The unit (`sfu`) knows tracks and identities; here are seats, locks, lobbies, hosts and stays. A stay is stored before its
 //! participant is let in, and its end when the unit says it is over; at the start of the server every stay that was active is over.
 //!
@@ -7,8 +10,11 @@
 //! out. `member_count` is the number of active stays. Nobody is inside a conversation's room who is not its member: looked at
 //! every two seconds, besides what the keys do at once.
 
+pub mod cluster;
 pub mod door;
+pub mod outside;
 pub mod seats;
+pub mod service;
 pub mod signal;
 pub mod store;
 pub mod token;
@@ -17,14 +23,14 @@ use crate::App;
 use crate::config::Config;
 use crate::error::ApiResult;
 use sc_protocol::frame::ServerFrame;
-use sc_protocol::rooms::{RoomInfo, RoomPerson, Waiting, parse_identity};
+use sc_protocol::rooms::{HostAction, RoomInfo, RoomPerson, Waiting, parse_identity};
 use sc_protocol::{ConversationId, ErrorCode, RoomId, UserId};
 use sc_sfu::net::{Handle, Listen};
 use sc_sfu::{Event, LeaveReason, proto};
 use seats::Seats;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::StoredRoom;
 use tokio::sync::mpsc;
@@ -57,9 +63,14 @@ struct Ticket {
 pub struct Rooms {
     /// The unit; none when rooms are switched off, elsewhere, or could not start.
     pub unit: Option<Handle>,
+    /// The cluster that carries the rooms in place of it.
+    pub outside: Option<Arc<outside::Outside>>,
     signer: token::Signer,
+    /// The key of those who may put rooms of their own onto the unit.
+    shared: Option<token::Signer>,
     live: Mutex<HashMap<RoomId, Live>>,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
+    hints: Mutex<Option<mpsc::Receiver<RoomId>>>,
     /// Refusals by code, for metrics.
     pub errors: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -69,13 +80,31 @@ impl Rooms {
     pub fn start(config: &Config, key: &[u8; 32], seed: [u8; 32]) -> Self {
         let mut rooms = Self {
             unit: None,
-            signer: token::Signer::new(config, key),
+            outside: None,
+            signer: token::Signer::own(key),
+            shared: None,
             live: Mutex::default(),
             events: Mutex::default(),
+            hints: Mutex::default(),
             errors: Mutex::default(),
         };
-        if !config.rooms || !config.livekit_url.is_empty() {
+        if !config.rooms {
             return rooms;
+        }
+        if !config.livekit_url.is_empty() {
+            let (key, secret) = (&config.livekit_key, config.livekit_secret.reveal());
+            rooms.signer = token::Signer::shared(key, secret);
+            match cluster::Cluster::new(&config.livekit_url, key, secret) {
+                Ok(c) => {
+                    let (outside, hints) = outside::Outside::new(c);
+                    (rooms.outside, rooms.hints) = (Some(Arc::new(outside)), Mutex::new(Some(hints)));
+                }
+                Err(cause) => tracing::warn!(%cause, "group calls cannot start"),
+            }
+            return rooms;
+        }
+        if !config.rooms_key.is_empty() {
+            rooms.shared = Some(token::Signer::shared(&config.rooms_key, config.rooms_secret.reveal()));
         }
         let at = SocketAddr::new(config.listen.ip(), config.rooms_port);
         let listen = Listen { udp: at, tcp: Some(at), external: config.rooms_external };
@@ -90,8 +119,12 @@ impl Rooms {
         rooms
     }
 
-    /// Follows what happens in the rooms, until the unit has stopped.
+    /// Follows what happens in the rooms, until the unit has stopped or the server stops.
     pub fn follow(app: &App) {
+        let hints = app.rooms.hints.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(outside), Some(hints)) = (&app.rooms.outside, hints) {
+            outside::follow(app.clone(), outside.clone(), hints);
+        }
         let events = app.rooms.events.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut events) = events else { return };
         let app = app.clone();
@@ -145,6 +178,55 @@ impl Rooms {
     /// Somebody does not come back until the room has been empty: the account, or the guest.
     pub fn bar(&self, id: RoomId, person: &str) {
         self.with(id, |l| l.seats.remove(person));
+    }
+
+    /// True when there is something that carries rooms.
+    #[must_use]
+    pub fn carried(&self) -> bool {
+        self.unit.is_some() || self.outside.is_some()
+    }
+
+    /// True when whatever carries rooms is there and answers.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.unit.is_some() || self.outside.as_ref().is_some_and(|o| o.answers.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Takes somebody out of a room, or one of their sources away.
+    pub async fn act(&self, id: RoomId, identity: &str, action: HostAction) -> Result<(), cluster::ClusterError> {
+        let room = id.to_string();
+        let source = match action {
+            HostAction::Remove => {
+                if let Some(unit) = &self.unit {
+                    unit.leave(room, identity.to_owned(), LeaveReason::Removed).await;
+                } else if let Some(outside) = &self.outside {
+                    outside.cluster.remove(&room, identity).await?;
+                    outside.hint(id);
+                }
+                return Ok(());
+            }
+            HostAction::Mute => proto::TrackSource::Microphone,
+            HostAction::CameraOff => proto::TrackSource::Camera,
+            HostAction::ScreenOff => proto::TrackSource::ScreenShare,
+        };
+        if let Some(unit) = &self.unit {
+            unit.mute(room, identity.to_owned(), source).await;
+        } else if let Some(outside) = &self.outside {
+            outside.cluster.mute(&room, identity, source).await?;
+            outside.hint(id);
+        }
+        Ok(())
+    }
+
+    /// Ends a room for everybody.
+    pub async fn close(&self, id: RoomId) -> Result<(), cluster::ClusterError> {
+        if let Some(unit) = &self.unit {
+            unit.close(id.to_string()).await;
+        } else if let Some(outside) = &self.outside {
+            outside.cluster.close(&id.to_string()).await?;
+            outside.hint(id);
+        }
+        Ok(())
     }
 
     /// Forgets rooms nobody is in or waits for.
@@ -278,6 +360,21 @@ async fn members(conn: &mut sqlx::SqliteConnection, id: ConversationId) -> ApiRe
     Ok(rows.iter().map(id).collect::<Result<_, _>>()?)
 }
 
+/// Somebody who just came in.
+fn person_of(identity: &str, name: &str) -> RoomPerson {
+    let user_id = parse_identity(identity).map(|(u, _)| u);
+    RoomPerson {
+        identity: identity.to_owned(),
+        user_id,
+        guest_name: Some(name.to_owned()).filter(|n| !n.is_empty() && user_id.is_none()),
+        joined_at: crate::now_ms(),
+        microphone: false,
+        camera: false,
+        screen: false,
+        hand: false,
+    }
+}
+
 /// True for an account of the conversation that may connect.
 pub(crate) async fn is_member(app: &App, id: RoomId, user: UserId) -> ApiResult<bool> {
     let mut conn = app.pool.acquire().await?;
@@ -320,9 +417,11 @@ async fn expel_strangers(app: &App) {
             Ok(people.into_iter().filter(|p| parse_identity(p).is_none_or(|(u, _)| !members.contains(&u))).collect())
         }
         .await;
-        let (Some(unit), Ok(strangers)) = (&app.rooms.unit, strangers) else { continue };
+        let Ok(strangers) = strangers else { continue };
         for identity in strangers {
-            unit.leave(id.to_string(), identity, LeaveReason::Removed).await;
+            if let Err(cause) = app.rooms.act(id, &identity, HostAction::Remove).await {
+                tracing::warn!(%cause, room = %id, "somebody who is no member any more could not be taken out; it is tried again");
+            }
         }
     }
 }

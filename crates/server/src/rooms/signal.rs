@@ -5,7 +5,7 @@
 
 use super::door::refusal;
 use super::seats::NoSeat;
-use super::{end_stay, store, tell, token};
+use super::{end_stay, person_of, service, store, tell, token};
 use crate::error::{ApiError, ApiResult};
 use crate::{App, now_ms};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -13,7 +13,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use prost::Message as _;
-use sc_protocol::rooms::{RoomPerson, parse_identity};
+use sc_protocol::rooms::parse_identity;
 use sc_protocol::{ErrorCode, RoomId};
 use sc_sfu::net::{Handle, Link};
 use sc_sfu::{Grants, Join, proto};
@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// Largest message: a description of a large room.
 const MESSAGE: usize = 512 * 1024;
+/// Longest name of a room of others.
+const NAME: usize = 256;
 /// Silence after which a client is taken for gone: LiveKit's clients ping every five seconds.
 const SILENT: Duration = Duration::from_secs(30);
 
@@ -48,22 +50,83 @@ pub struct Params {
 pub async fn upgrade(State(app): State<App>, Query(q): Query<Params>, headers: HeaderMap, ws: WebSocketUpgrade) -> ApiResult<Response> {
     let Some(unit) = app.rooms.unit.clone() else { return Err(ApiError::not_found("route")) };
     let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    let claims = app.rooms.signer.verify(bearer.unwrap_or(&q.access_token))?;
-    let id: RoomId = claims.video.room.parse().map_err(|_| ApiError::not_found("room"))?;
+    let (claims, room) = admit(&app, bearer.unwrap_or(&q.access_token))?;
     let servers = crate::routes::calls::servers(&app, &headers, claims.sub.as_bytes());
     let ws = ws.read_buffer_size(8 * 1024).max_message_size(MESSAGE).max_frame_size(MESSAGE);
     Ok(ws.on_upgrade(move |socket| async move {
-        if q.reconnect == "1" {
-            resume(&unit, socket, &claims, &q.sid).await;
-        } else if let Err(e) = enter(&app, &unit, socket, id, claims, servers, q.auto_subscribe != "0").await {
-            tracing::debug!(cause = %e, room = %id, "somebody could not come in");
+        let join = join_of(&claims, room.name(), servers, q.auto_subscribe != "0");
+        let came = match room {
+            _ if q.reconnect == "1" => {
+                resume(&unit, socket, join, &q.sid).await;
+                Ok(())
+            }
+            Entrance::Own(id) => enter(&app, &unit, socket, id, join).await,
+            Entrance::Theirs(_) => enter_theirs(&unit, socket, join, claims.room_config).await,
+        };
+        if let Err(e) = came {
+            tracing::debug!(cause = %e, "somebody could not come in");
         }
     }))
 }
 
+/// Whose room a token is for.
+enum Entrance {
+    /// This server's.
+    Own(RoomId),
+    /// Of whoever has the shared key, by the unit's name for it.
+    Theirs(String),
+}
+
+impl Entrance {
+    fn name(&self) -> String {
+        match self {
+            Self::Own(id) => id.to_string(),
+            Self::Theirs(name) => name.clone(),
+        }
+    }
+}
+
+/// Checks a token.
+fn admit(app: &App, token: &str) -> ApiResult<(token::Claims, Entrance)> {
+    if let Some(shared) = &app.rooms.shared
+        && let Ok(claims) = shared.verify(token)
+    {
+        if claims.video.room.len() > NAME {
+            return Err(ApiError::bad("The name of the room is too long."));
+        }
+        let name = service::unit_name(shared, &claims.video.room);
+        return Ok((claims, Entrance::Theirs(name)));
+    }
+    let claims = app.rooms.signer.verify(token)?;
+    let id: RoomId = claims.video.room.parse().map_err(|_| ApiError::not_found("room"))?;
+    Ok((claims, Entrance::Own(id)))
+}
+
+/// What the unit is told of somebody with that token.
+fn join_of(claims: &token::Claims, room: String, ice_servers: Vec<sc_sfu::IceServer>, auto_subscribe: bool) -> Join {
+    let video = &claims.video;
+    let may = |v: Option<bool>| v.unwrap_or(true);
+    Join {
+        room,
+        identity: claims.sub.clone(),
+        name: claims.name.clone(),
+        metadata: claims.metadata.clone(),
+        attributes: claims.attributes.clone(),
+        grants: Grants {
+            publish: may(video.can_publish),
+            subscribe: may(video.can_subscribe),
+            data: video.can_publish_data.unwrap_or(may(video.can_publish)),
+            update_metadata: video.can_update_own_metadata.unwrap_or(false),
+            hidden: video.hidden,
+        },
+        auto_subscribe,
+        ice_servers,
+    }
+}
+
 /// `GET /rtc/validate`: SDKs ask after a connection that failed, to learn why.
 pub async fn validate(State(app): State<App>, Query(q): Query<Params>) -> Response {
-    let (status, text) = match app.rooms.signer.verify(&q.access_token) {
+    let (status, text) = match admit(&app, &q.access_token) {
         Ok(_) => (StatusCode::OK, "success"),
         Err(_) => (StatusCode::UNAUTHORIZED, "invalid token"),
     };
@@ -81,61 +144,24 @@ fn cors(mut r: Response) -> Response {
     r
 }
 
-async fn enter(
-    app: &App,
-    unit: &Handle,
-    mut socket: WebSocket,
-    id: RoomId,
-    claims: token::Claims,
-    ice_servers: Vec<sc_sfu::IceServer>,
-    auto_subscribe: bool,
-) -> ApiResult<()> {
-    let identity = claims.sub.clone();
-    if let Err(e) = seat(app, id, &claims).await {
+async fn enter(app: &App, unit: &Handle, mut socket: WebSocket, id: RoomId, join: Join) -> ApiResult<()> {
+    let (identity, name) = (join.identity.clone(), join.name.clone());
+    if let Err(e) = seat(app, id, &identity).await {
         app.rooms.refused(e.0.code);
         refuse(&mut socket, &e).await;
         return Err(e);
     }
-    let video = &claims.video;
-    let may = |v: Option<bool>| v.unwrap_or(true);
-    let join = Join {
-        room: id.to_string(),
-        identity: identity.clone(),
-        name: claims.name.clone(),
-        grants: Grants {
-            publish: may(video.can_publish),
-            subscribe: may(video.can_subscribe),
-            data: video.can_publish_data.unwrap_or(may(video.can_publish)),
-            update_metadata: video.can_update_own_metadata.unwrap_or(false),
-            hidden: video.hidden,
-        },
-        auto_subscribe,
-        ice_servers,
-        ..Join::default()
-    };
     let Some(link) = unit.join(join).await else {
         app.rooms.with(id, |l| l.seats.free(&identity));
         end_stay(app, id, identity).await;
-        return Err(ApiError::new(ErrorCode::Unavailable, "The server is stopping."));
+        return Err(stopping());
     };
     let seated = app.rooms.with(id, |l| {
-        if !l.seats.seated(&identity, link.session) {
-            return false;
+        let seated = l.seats.seated(&identity, link.session);
+        if seated {
+            l.people.insert(identity.clone(), person_of(&identity, &name));
         }
-        let user_id = parse_identity(&identity).map(|(u, _)| u);
-        let guest_name = Some(claims.name).filter(|n| !n.is_empty() && user_id.is_none());
-        let person = RoomPerson {
-            identity: identity.clone(),
-            user_id,
-            guest_name,
-            joined_at: now_ms(),
-            microphone: false,
-            camera: false,
-            screen: false,
-            hand: false,
-        };
-        l.people.insert(identity.clone(), person);
-        true
+        seated
     });
     if !seated {
         unit.lost(&link).await;
@@ -147,9 +173,27 @@ async fn enter(
     Ok(())
 }
 
+/// Into a room of somebody else: seats and stays are theirs to keep, but for the number that the token names.
+async fn enter_theirs(unit: &Handle, mut socket: WebSocket, join: Join, room: Option<token::RoomConfig>) -> ApiResult<()> {
+    let most = room.map_or(0, |r| usize::try_from(r.max_participants).unwrap_or(usize::MAX));
+    let inside = unit.people(join.room.clone()).await;
+    if most > 0 && inside.len() >= most && !inside.iter().any(|p| p.identity == join.identity) {
+        let e = refusal(NoSeat::Full);
+        refuse(&mut socket, &e).await;
+        return Err(e);
+    }
+    let link = unit.join(join).await.ok_or_else(stopping)?;
+    serve(unit, socket, link).await;
+    Ok(())
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "The server is stopping.")
+}
+
 /// Takes the seat and stores the stay; nobody is let in whose stay is not stored.
-async fn seat(app: &App, id: RoomId, claims: &token::Claims) -> ApiResult<()> {
-    let identity = claims.sub.clone();
+pub(super) async fn seat(app: &App, id: RoomId, identity: &str) -> ApiResult<()> {
+    let identity = identity.to_owned();
     let room = {
         let mut conn = app.pool.acquire().await?;
         store::load(&mut conn, id).await?.ok_or_else(|| ApiError::not_found("room"))?
@@ -195,8 +239,8 @@ async fn refuse(socket: &mut WebSocket, e: &ApiError) {
     let _ = socket.send(Message::Close(None)).await;
 }
 
-async fn resume(unit: &Handle, mut socket: WebSocket, claims: &token::Claims, sid: &str) {
-    let back = unit.resume(claims.video.room.clone(), claims.sub.clone(), sid.to_owned()).await;
+async fn resume(unit: &Handle, mut socket: WebSocket, who: Join, sid: &str) {
+    let back = unit.resume(who.room, who.identity, sid.to_owned()).await;
     match back {
         Some(link) => serve(unit, socket, link).await,
         None => {

@@ -52,6 +52,12 @@ pub async fn load(conn: &mut SqliteConnection, id: RoomId) -> ApiResult<Option<S
     Ok(row.as_ref().map(room).transpose()?)
 }
 
+/// True for a room of this server, closed ones too.
+pub async fn exists(conn: &mut SqliteConnection, id: RoomId) -> ApiResult<bool> {
+    let row = sqlx::query("SELECT 1 FROM rooms WHERE room_id = $1").bind(id.as_bytes().as_slice()).fetch_optional(conn).await?;
+    Ok(row.is_some())
+}
+
 /// The meeting rooms somebody has made, newest first.
 pub async fn of_owner(conn: &mut SqliteConnection, owner: UserId) -> ApiResult<Vec<StoredRoom>> {
     let rows = sqlx::query("SELECT room_id, conversation, owner, max_participants, locked, lobby, guests, member_count FROM rooms WHERE owner = $1 AND conversation = 0 AND closed = 0 ORDER BY created_at DESC, room_id DESC LIMIT 200")

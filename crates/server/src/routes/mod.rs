@@ -9,7 +9,7 @@ pub mod guest_page;
 pub mod rooms;
 
 use crate::error::{ApiError, ApiResult};
-use crate::rooms::signal;
+use crate::rooms::{service, signal};
 use crate::{App, gateway, ops};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
@@ -100,11 +100,13 @@ pub fn router(app: App) -> Router {
         .route("/rooms/{id}/token", post(rooms::token))
         .route("/rooms/{id}/lobby/{ticket}", post(rooms::lobby))
         .route("/rooms/{id}/people/{identity}", post(rooms::person))
+        .route("/livekit/webhook", post(rooms::webhook))
         .route("/gateway", get(gateway::upgrade));
     let router = Router::new()
         .nest("/v1", v1)
         .route("/r/{id}", get(guest_page::page))
         .route("/r/assets/{name}", get(guest_page::asset))
+        .route("/twirp/livekit.RoomService/{method}", post(service::call))
         .route("/rtc", get(signal::upgrade))
         .route("/rtc/validate", get(signal::validate))
         .route("/rtc/v1", get(signal::unknown_version))
@@ -150,7 +152,13 @@ mod tests {
             .skip(1)
             .map(|rest| rest.split('"').nth(1).unwrap())
             .map(|r| {
-                if r.starts_with("/health") || r.starts_with("/rtc") || r.starts_with("/r/") || r == "/metrics" || r == "/openapi.json" {
+                if r.starts_with("/health")
+                    || r.starts_with("/twirp")
+                    || r.starts_with("/rtc")
+                    || r.starts_with("/r/")
+                    || r == "/metrics"
+                    || r == "/openapi.json"
+                {
                     r.to_owned()
                 } else {
                     format!("/v1{r}")

@@ -5,11 +5,14 @@ use crate::App;
 use crate::address::Network;
 use crate::auth::Authed;
 use crate::error::{ApiError, ApiResult};
+use crate::rooms::cluster::ClusterError;
 use crate::rooms::door::{self, Visitor};
 use crate::rooms::store::{self, StoredRoom};
 use crate::rooms::tell;
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{FromRequestParts, State};
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use sc_protocol::rest::Empty;
@@ -18,7 +21,6 @@ use sc_protocol::rooms::{
     parse_identity,
 };
 use sc_protocol::{ErrorCode, RoomId};
-use sc_sfu::{LeaveReason, proto};
 
 /// Tokens and looks a network may ask for in a minute without an account.
 const GUESTS_PER_MINUTE: u32 = 120;
@@ -109,9 +111,8 @@ pub async fn change(State(app): State<App>, who: Authed, Path(id): Path<RoomId>,
 pub async fn close(State(app): State<App>, who: Authed, Path(id): Path<RoomId>) -> Answer<Empty> {
     as_host(&app, id, who).await?;
     app.writer.write(move |cx| Box::pin(async move { store::close(&mut cx.conn, id).await })).await?;
-    if let Some(unit) = &app.rooms.unit {
-        unit.close(id.to_string()).await;
-    }
+    // It is closed already: whoever is still inside then is taken out one by one.
+    app.rooms.close(id).await.map_err(elsewhere)?;
     Ok(Json(Empty {}))
 }
 
@@ -148,19 +149,34 @@ pub async fn person(
     Body(b): Body<HostRequest>,
 ) -> Answer<Empty> {
     as_host(&app, id, who).await?;
-    let Some(unit) = &app.rooms.unit else {
-        return Err(ApiError::new(ErrorCode::Unavailable, "The rooms are on another server."));
-    };
-    let room = id.to_string();
-    match b.action {
-        HostAction::Remove => {
-            let person = parse_identity(&identity).map_or_else(|| identity.clone(), |(u, _)| u.to_string());
-            app.rooms.bar(id, &person);
-            unit.leave(room, identity, LeaveReason::Removed).await;
-        }
-        HostAction::Mute => unit.mute(room, identity, proto::TrackSource::Microphone).await,
-        HostAction::CameraOff => unit.mute(room, identity, proto::TrackSource::Camera).await,
-        HostAction::ScreenOff => unit.mute(room, identity, proto::TrackSource::ScreenShare).await,
+    if !app.rooms.carried() {
+        return Err(ApiError::new(ErrorCode::Unavailable, "This server has no group calls."));
+    }
+    if b.action == HostAction::Remove {
+        let person = parse_identity(&identity).map_or_else(|| identity.clone(), |(u, _)| u.to_string());
+        app.rooms.bar(id, &person);
+    }
+    app.rooms.act(id, &identity, b.action).await.map_err(elsewhere)?;
+    Ok(Json(Empty {}))
+}
+
+/// What carries the rooms did not do it.
+fn elsewhere(cause: ClusterError) -> ApiError {
+    tracing::warn!(%cause, "a host's wish");
+    ApiError::new(ErrorCode::Unavailable, "The server that carries the rooms does not answer. Try again in a moment.")
+}
+
+/// `POST /v1/livekit/webhook`: something happened in a room that a cluster carries. What it was is asked, not believed.
+pub async fn webhook(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer<Empty> {
+    let outside = app.rooms.outside.as_ref().ok_or_else(|| ApiError::not_found("route"))?;
+    let token = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).map(|v| v.strip_prefix("Bearer ").unwrap_or(v));
+    if !token.is_some_and(|t| outside.cluster.signed(t, &body)) {
+        return Err(ApiError::new(ErrorCode::Unauthenticated, "The webhook is not signed with the key of the configuration."));
+    }
+    let event: serde_json::Value = serde_json::from_slice(&body).map_err(|_| ApiError::bad("The webhook is no JSON."))?;
+    // Rooms of others on the same cluster have other names.
+    if let Some(id) = event.pointer("/room/name").and_then(|n| n.as_str()).and_then(|n| n.parse::<RoomId>().ok()) {
+        outside.hint(id);
     }
     Ok(Json(Empty {}))
 }

@@ -66,6 +66,8 @@ enum Command {
     Leave(String, String, LeaveReason),
     Mute(String, String, proto::TrackSource),
     Close(String),
+    Rooms(oneshot::Sender<Vec<(String, proto::Room)>>),
+    People(String, oneshot::Sender<Vec<proto::ParticipantInfo>>),
     Stop,
 }
 
@@ -170,6 +172,20 @@ impl Handle {
     /// Ends a room for everybody.
     pub async fn close(&self, room: String) {
         let _ = self.commands.send(Command::Close(room)).await;
+    }
+
+    /// The rooms with somebody in them, by the unit's names for them. Nothing when the unit has stopped; so with the next one.
+    pub async fn rooms(&self) -> Vec<(String, proto::Room)> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.commands.send(Command::Rooms(reply)).await;
+        if asked.is_err() { Vec::new() } else { answer.await.unwrap_or_default() }
+    }
+
+    /// Those in a room whom others see.
+    pub async fn people(&self, room: String) -> Vec<proto::ParticipantInfo> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.commands.send(Command::People(room, reply)).await;
+        if asked.is_err() { Vec::new() } else { answer.await.unwrap_or_default() }
     }
 
     /// Ends the thread; everybody is told.
@@ -400,6 +416,9 @@ impl Shell {
                     self.sfu.leave(now, session, LeaveReason::Closed);
                 }
             }
+            // Whoever asked may be gone: then nobody needs to know.
+            Command::Rooms(reply) => drop(reply.send(self.sfu.list())),
+            Command::People(room, reply) => drop(reply.send(self.sfu.people(&room))),
             Command::Stop => {}
         }
     }

@@ -1,0 +1,69 @@
+//! What is told of a room and of those in it.
+
+use crate::model::{SessionId, name_of};
+use crate::sfu::Sfu;
+use livekit_protocol as proto;
+
+impl Sfu {
+    /// The rooms with somebody in them, by the names they came in under.
+    #[must_use]
+    pub fn list(&self) -> Vec<(String, proto::Room)> {
+        self.rooms.keys().filter_map(|name| Some((name.clone(), self.describe(name)?))).collect()
+    }
+
+    /// Those in a room whom others see.
+    #[must_use]
+    pub fn people(&self, room: &str) -> Vec<proto::ParticipantInfo> {
+        self.sessions_in(room).into_iter().filter_map(|s| self.shown(s)).collect()
+    }
+
+    /// What participants are told of a room.
+    pub(crate) fn describe(&self, name: &str) -> Option<proto::Room> {
+        let room = self.rooms.get(name)?;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let publishes = |s: &&SessionId| self.sessions.get(*s).is_some_and(|s| !s.tracks.is_empty());
+        Some(proto::Room {
+            sid: room.sid.clone(),
+            name: name_of(name).to_owned(),
+            creation_time: room.opened_ms / 1_000,
+            creation_time_ms: room.opened_ms,
+            num_participants: count(room.sessions.len()),
+            num_publishers: count(room.sessions.iter().filter(publishes).count()),
+            ..Default::default()
+        })
+    }
+
+    /// What others see of somebody; nothing of those who are hidden.
+    pub(crate) fn shown(&self, session: SessionId) -> Option<proto::ParticipantInfo> {
+        self.sessions.get(&session).filter(|s| !s.grants.hidden)?;
+        self.participant(session)
+    }
+
+    pub(crate) fn participant(&self, session: SessionId) -> Option<proto::ParticipantInfo> {
+        let s = self.sessions.get(&session)?;
+        let tracks: Vec<_> =
+            s.tracks.iter().filter_map(|t| self.tracks.get(t)).filter(|t| t.mid.is_some()).map(|t| t.info.clone()).collect();
+        Some(proto::ParticipantInfo {
+            sid: s.sid.clone(),
+            identity: s.identity.clone(),
+            state: proto::participant_info::State::Active as i32,
+            is_publisher: !tracks.is_empty(),
+            tracks,
+            metadata: s.metadata.clone(),
+            attributes: s.attributes.clone(),
+            joined_at: s.joined_ms / 1_000,
+            joined_at_ms: s.joined_ms,
+            name: s.name.clone(),
+            version: s.version,
+            permission: Some(proto::ParticipantPermission {
+                can_subscribe: s.grants.subscribe,
+                can_publish: s.grants.publish,
+                can_publish_data: s.grants.data,
+                can_update_metadata: s.grants.update_metadata,
+                hidden: s.grants.hidden,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+}
