@@ -91,6 +91,7 @@ fn identities(out: &Folder<'_>) -> Result<(), Box<dyn Error>> {
         Content::Title("nhóm".into()),
         Content::ResendRequest(ResendRequest { seqs: vec![1, 2, 3], key: vec![7; 32] }),
         Content::SessionRefreshed,
+        Content::RoomOpened,
     ];
     for (i, content) in contents.into_iter().enumerate() {
         let m = Message { temp_id: TempId::generate(), n: 4, written_at: 1_800_000_000_000, content };

@@ -45,6 +45,8 @@ try {
     lan = stay('lan', group, ['--audio-file', join(dir, 'lan.wav')]);
     await id('room-inside').waitFor({ timeout: 20_000 });
     await page.locator('[data-testid=room-inside] .face.speaks').waitFor({ timeout: 20_000 });
+    // Whoever was away finds a line of it.
+    await page.getByTestId('system').filter({ hasText: 'lan opened the voice room' }).waitFor({ timeout: 10_000 });
     await matrix('room-outside');
   });
 

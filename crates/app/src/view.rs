@@ -146,7 +146,7 @@ pub struct Quote {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "SystemLine.ts")]
 pub struct SystemLine {
-    /// `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `session_reset`,
+    /// `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `room_opened`, `session_reset`,
     /// `identity_changed`, `gap`, `not_added`, `refused`, `call`.
     pub event: String,
     /// Who it is about.

@@ -84,6 +84,8 @@ pub enum Content {
     ResendAnswer(ResendAnswer),
     /// A session was refreshed by rejoining; a system line.
     SessionRefreshed,
+    /// Somebody came into the empty room of the conversation; a system line.
+    RoomOpened,
     /// A signal of a call, as the call's own encoding has it.
     Call(Vec<u8>),
     /// Of a newer version; kept as it is.
@@ -135,6 +137,7 @@ impl Message {
             Content::ResendRequest(r) => ("resend_request", cbor(r)?),
             Content::ResendAnswer(r) => ("resend_answer", cbor(r)?),
             Content::SessionRefreshed => ("session_refreshed", cbor(&())?),
+            Content::RoomOpened => ("room_opened", cbor(&())?),
             Content::Call(signal) => ("call", signal.clone()),
             Content::Unknown(k) => return Err(E2eeError::Mls(format!("content of kind {k} cannot be written by this version"))),
         };
@@ -178,6 +181,7 @@ impl Message {
             }
             "resend_answer" => Content::ResendAnswer(from_cbor(&w.b)?),
             "session_refreshed" => Content::SessionRefreshed,
+            "room_opened" => Content::RoomOpened,
             "call" if w.b.len() > CALL_BYTES => return Err(E2eeError::Invalid("the call signal is longer than allowed")),
             "call" => Content::Call(w.b),
             other => Content::Unknown(other.chars().take(64).collect()),

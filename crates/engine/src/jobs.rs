@@ -10,9 +10,9 @@ mod renew;
 pub use membership::verify_user;
 
 use crate::core::Cx;
-use crate::core::calls;
 use crate::core::inbox::{Entry, Todo, project};
 use crate::core::outbox::{Prepared, fail, prepare, queue_silent};
+use crate::core::{calls, rooms};
 use crate::sync::Shared;
 use crate::{EngineError, EngineResult, Event, now_ms};
 use membership::commit;
@@ -133,8 +133,13 @@ pub fn complete(cx: &mut Cx<'_>, c: &Conversation, temp_id: TempId, seq: u64, at
         }
         kind::SILENT => {
             cx.w.set_silent(c.id, seq)?;
-            if let Ok(Message { content: Content::Call(signal), .. }) = Message::decode(&job.body) {
-                calls::placed(cx, c, seq, at, &signal, todo)?;
+            match Message::decode(&job.body).map(|m| m.content) {
+                Ok(Content::Call(signal)) => calls::placed(cx, c, seq, at, &signal, todo)?,
+                Ok(Content::RoomOpened) => {
+                    let own = cx.own()?.user;
+                    rooms::opened(cx, c.id, own, seq, at)?;
+                }
+                _ => {}
             }
         }
         kind::REJOIN => install_rejoin(cx, c, &job, seq, at, todo)?,

@@ -118,6 +118,11 @@ impl Engine {
         self.http()?.post(&format!("/v1/rooms/{id}/token"), &RoomTokenRequest::default()).await
     }
 
+    /// This account came into the empty room of a conversation: the others find a line of it.
+    pub async fn tell_room_opened(&self, id: ConversationId) -> EngineResult<()> {
+        self.shared()?.db.write(move |cx| crate::core::rooms::tell_opened(cx, id)).await
+    }
+
     /// The door of a meeting room: as a member of this server, as a guest of another.
     pub async fn enter_room(&self, link: &RoomLink, request: &RoomTokenRequest) -> EngineResult<RoomTokenAnswer> {
         let path = format!("/v1/rooms/{}/token", link.room);

@@ -230,6 +230,11 @@ pub enum System {
         /// Whose.
         who: UserId,
     },
+    /// Somebody came into the empty room of the conversation.
+    RoomOpened {
+        /// Who.
+        by: UserId,
+    },
     /// The session was reset for everyone.
     SessionReset {
         /// Who reset it.

@@ -272,11 +272,12 @@ impl App {
             self.hosted(e, &info);
         }
         self.tell_quality();
-        self.follow_room(e, &room, heard).await;
+        let conversation = if let Door::Conversation(c) = door { Some(c) } else { None };
+        self.follow_room(e, conversation, &room, heard).await;
         Ok(())
     }
 
-    async fn follow_room(&self, e: &Engine, room: &Room, heard: Heard) {
+    async fn follow_room(&self, e: &Engine, conversation: Option<ConversationId>, room: &Room, heard: Heard) {
         let Heard { mut chat, mut pictures } = heard;
         // Apart from what follows: it comes many times a second. It ends with the room.
         let frames = self.0.pictures.clone();
@@ -287,9 +288,17 @@ impl App {
             }
         });
         let mut view = room.view();
+        // Told once, and only by whoever found nobody inside.
+        let mut opens = conversation;
         loop {
             let now = view.borrow_and_update().clone();
             let over = matches!(now.phase, RoomPhase::Over(_));
+            if now.phase == RoomPhase::Inside
+                && let Some(c) = opens.take().filter(|_| now.people.len() == 1)
+                && let Err(cause) = e.tell_room_opened(c).await
+            {
+                tracing::warn!(%cause, "that the room was opened is not told");
+            }
             let people = now.people.iter().map(|p| person(e, p, &now)).collect();
             self.change(|a| {
                 a.view.phase = room::phase(now.phase).into();

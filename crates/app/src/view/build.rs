@@ -83,6 +83,10 @@ impl Names {
                 who = Some(w);
                 "session_refreshed"
             }
+            System::RoomOpened { by: b } => {
+                by = Some(b);
+                "room_opened"
+            }
             System::SessionReset { by: b } => {
                 by = Some(b);
                 "session_reset"

@@ -213,6 +213,7 @@ fn content(cx: &mut Cx<'_>, c: &Conversation, e: &Envelope, sender: &Leaf, bytes
             let from = calls::From { user: sender.user, device: sender.device, seq: e.seq, at: e.sent_at };
             calls::heard(cx, c, from, &bytes, todo)?;
         }
+        Content::RoomOpened => super::rooms::opened(cx, c.id, sender.user, e.seq, e.sent_at)?,
         Content::SessionRefreshed => cx.w.insert_system(c.id, e.seq, e.sent_at, &System::SessionRefreshed { who: sender.user })?,
         _ => {
             let status = status_of(cx, sender.user)?;

@@ -8,6 +8,7 @@ pub mod calls;
 pub mod directory;
 pub mod inbox;
 pub mod outbox;
+pub mod rooms;
 
 use crate::engine::Event;
 use crate::{EngineError, EngineResult, now_ms};
