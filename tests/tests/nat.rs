@@ -195,6 +195,8 @@ struct Told {
     tones: usize,
     /// From `incoming` or `calling` to `active`.
     setup: Duration,
+    /// What was said at which millisecond of the call, for the case that it was no good.
+    lines: Vec<(u128, Value)>,
 }
 
 impl World {
@@ -265,6 +267,7 @@ impl World {
             silences: between.split(|h| *h).map(<[bool]>::len).filter(|n| *n > 1).collect(),
             tones: heard.iter().filter(|h| **h).count(),
             setup: active - rang,
+            lines: lines.iter().map(|(at, l)| (at.saturating_duration_since(rang).as_millis(), l.clone())).collect(),
         })
     }
 }
@@ -322,6 +325,9 @@ fn a_call_finds_its_way_between_any_two_routers_and_goes_on_with_another_address
                 break;
             }
             println!("{a:?} – {b:?}: one side heard too little; once more");
+            for told in &sides {
+                println!("{} tenths, silences {:?}, {:?}", told.tones, told.silences, told.lines);
+            }
         }
         ensure!(heard, "{a:?} – {b:?}: both hear each other");
     }

@@ -1,4 +1,7 @@
-//! A runtime for `webrtc` under which DTLS handshakes end on paths that lose packets.
+//! A runtime for `webrtc` under which DTLS handshakes end on paths that lose packets, and end soon.
+//!
+//! A handshake is given up after seven repetitions, and each lost datagram costs a second or more. So what belongs to a handshake is sent
+//! twice, the second time when a burst of losses is over: a handshake has some ten datagrams, and the other side passes over what it has.
 //!
 //! In `rtc-dtls` 0.21 a repeated flight of the other side restarts the timer for one's own flight. Both timers are a second, so when a
 //! flight is lost the other side's repetition comes just before one's own is due, again and again, and nobody ever repeats the flight that
@@ -11,6 +14,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -18,6 +22,10 @@ use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpS
 
 /// A repetition within this of the last one that was handed on is dropped: more than one timer of the handshake, less than two.
 const SOON: Duration = Duration::from_millis(1_500);
+/// When a datagram of a handshake is sent the second time.
+const AGAIN: Duration = Duration::from_millis(40);
+/// Datagrams that wait to be sent the second time; those beyond are sent once.
+const WAITING: usize = 32;
 /// Messages of handshakes that are remembered; a handshake has fewer than twenty.
 const MOST: usize = 64;
 
@@ -35,7 +43,7 @@ impl Runtime for Patient {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(Socket { inner: self.0.wrap_udp_socket(socket)?, seen: Mutex::default() }))
+        Ok(Arc::new(Socket { inner: self.0.wrap_udp_socket(socket)?, seen: Mutex::default(), waiting: Arc::default() }))
     }
 
     fn wrap_tcp_listener(&self, listener: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -86,6 +94,16 @@ fn flight(datagram: &[u8]) -> Option<Flight> {
     }
 }
 
+/// True for records of a handshake, also those that end it encrypted (RFC 6347, 4.1: types 20 and 22), and for such a record on its way to a
+/// relay (RFC 8656, 12.4).
+fn is_handshake(datagram: &[u8]) -> bool {
+    match datagram {
+        [20 | 22, 254, 253 | 255, ..] => true,
+        [0x40..=0x4f, _, _, _, rest @ ..] => matches!(rest, [20 | 22, 254, 253 | 255, ..]),
+        _ => false,
+    }
+}
+
 /// When each flight of each sender was handed on last: nobody else's datagrams stand in the way of the other side's.
 #[derive(Debug, Default)]
 struct Seen(HashMap<(SocketAddr, Flight), Instant>);
@@ -108,6 +126,27 @@ impl Seen {
 struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
     seen: Mutex<Seen>,
+    /// Datagrams that wait to be sent the second time.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Socket {
+    fn send_again(&self, transmit: &Transmit<'_>) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let (inner, waiting, contents) = (self.inner.clone(), self.waiting.clone(), transmit.contents.to_vec());
+        let (destination, ecn, segment_size, src_ip) = (transmit.destination, transmit.ecn, transmit.segment_size, transmit.src_ip);
+        tokio::spawn(async move {
+            tokio::time::sleep(AGAIN).await;
+            let transmit = Transmit { destination, ecn, contents: &contents, segment_size, src_ip };
+            if let Err(cause) = std::future::poll_fn(|cx| inner.poll_send(cx, &transmit)).await {
+                tracing::debug!(%cause, "a datagram of a handshake was sent once only");
+            }
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
 }
 
 impl AsyncUdpSocket for Socket {
@@ -116,7 +155,11 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        self.inner.poll_send(cx, transmit)
+        let sent = self.inner.poll_send(cx, transmit);
+        if matches!(sent, Poll::Ready(Ok(_))) && is_handshake(transmit.contents) {
+            self.send_again(transmit);
+        }
+        sent
     }
 
     fn poll_recv(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
@@ -170,5 +213,18 @@ mod tests {
             assert!(!at(&hello(0, 1, n), 90_000 + u64::from(n)));
         }
         assert!(seen.0.len() <= MOST);
+    }
+
+    #[test]
+    fn what_belongs_to_a_handshake_is_known_also_on_its_way_to_a_relay() {
+        for yes in [&[22, 254, 255, 0][..], &[22, 254, 253, 0, 1], &[20, 254, 253], &[0x40, 1, 0, 9, 22, 254, 253]] {
+            assert!(is_handshake(yes), "{yes:?}");
+        }
+        // Data, an alert, speech, STUN, speech to a relay, nothing.
+        for no in
+            [&[23, 254, 253, 0][..], &[21, 254, 253], &[0x80, 111, 0, 1], &[0, 1, 0, 0], &[0x40, 1, 0, 4, 0x80, 111], &[22, 3, 3], &[]]
+        {
+            assert!(!is_handshake(no), "{no:?}");
+        }
     }
 }
