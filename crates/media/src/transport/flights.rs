@@ -1,7 +1,7 @@
 //! A runtime for `webrtc` under which DTLS handshakes end on paths that lose packets, and end soon.
 //!
 //! A handshake is given up after seven repetitions, and each lost datagram costs a second or more. So what belongs to a handshake is sent
-//! twice, the second time when a burst of losses is over: a handshake has some ten datagrams, and the other side passes over what it has.
+//! three times, each time when a burst of losses may be over: a handshake has some ten datagrams, and the other side passes over what it has.
 //!
 //! In `rtc-dtls` 0.21 a repeated flight of the other side restarts the timer for one's own flight. Both timers are a second, so when a
 //! flight is lost the other side's repetition comes just before one's own is due, again and again, and nobody ever repeats the flight that
@@ -22,9 +22,9 @@ use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpS
 
 /// A repetition within this of the last one that was handed on is dropped: more than one timer of the handshake, less than two.
 const SOON: Duration = Duration::from_millis(1_500);
-/// When a datagram of a handshake is sent the second time.
-const AGAIN: Duration = Duration::from_millis(40);
-/// Datagrams that wait to be sent the second time; those beyond are sent once.
+/// How long after the time before a datagram of a handshake is sent once more.
+const AGAIN: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(90)];
+/// Datagrams that wait to be sent once more; those beyond are sent once.
 const WAITING: usize = 32;
 /// Messages of handshakes that are remembered; a handshake has fewer than twenty.
 const MOST: usize = 64;
@@ -126,7 +126,7 @@ impl Seen {
 struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
     seen: Mutex<Seen>,
-    /// Datagrams that wait to be sent the second time.
+    /// Datagrams that wait to be sent once more.
     waiting: Arc<AtomicUsize>,
 }
 
@@ -139,10 +139,12 @@ impl Socket {
         let (inner, waiting, contents) = (self.inner.clone(), self.waiting.clone(), transmit.contents.to_vec());
         let (destination, ecn, segment_size, src_ip) = (transmit.destination, transmit.ecn, transmit.segment_size, transmit.src_ip);
         tokio::spawn(async move {
-            tokio::time::sleep(AGAIN).await;
             let transmit = Transmit { destination, ecn, contents: &contents, segment_size, src_ip };
-            if let Err(cause) = std::future::poll_fn(|cx| inner.poll_send(cx, &transmit)).await {
-                tracing::debug!(%cause, "a datagram of a handshake was sent once only");
+            for later in AGAIN {
+                tokio::time::sleep(later).await;
+                if let Err(cause) = std::future::poll_fn(|cx| inner.poll_send(cx, &transmit)).await {
+                    tracing::debug!(%cause, "a datagram of a handshake was not sent once more");
+                }
             }
             waiting.fetch_sub(1, Ordering::Relaxed);
         });
