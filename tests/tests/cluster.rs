@@ -8,7 +8,7 @@ use sc_engine::EngineError;
 use sc_media::audio::{Input, Output};
 use sc_media::room::frames::Keys;
 use sc_media::room::{Room, RoomEnd, RoomPhase};
-use sc_protocol::rooms::{CreateRoom, HostAction, RoomTokenRequest};
+use sc_protocol::rooms::{ChangeRoom, CreateRoom, HostAction, RoomTokenRequest};
 use sc_protocol::{ErrorCode, RoomId};
 use sc_testkit::calls::scale;
 use sc_testkit::rooms::{counted, guest, heard, inside, join, options, view};
@@ -80,7 +80,11 @@ async fn seats_locks_and_hosts_of_a_meeting_room_hold_on_a_cluster() -> Result<(
         Ok(Room::enter(options(&home.url(), answer, Keys::of_link(&link.key), Input::Silence, Output::Nothing)?).0)
     };
     let an = enter("An").await?;
-    let binh = enter("Bình").await?;
+    let token = guest(&home, &link, "Bình").await?;
+    let again = async || -> Result<Room> {
+        Ok(Room::enter(options(&home.url(), token.clone(), Keys::of_link(&link.key), Input::Silence, Output::Nothing)?).0)
+    };
+    let binh = again().await?;
     inside(&an, 2).await?;
     inside(&binh, 2).await?;
     counted(&alice, info.room_id, 2).await?;
@@ -97,10 +101,61 @@ async fn seats_locks_and_hosts_of_a_meeting_room_hold_on_a_cluster() -> Result<(
     alice.engine.act_as_host(info.room_id, &of("Bình"), HostAction::Remove).await?;
     view(&binh, "Bình is taken out", |v| v.phase == RoomPhase::Over(RoomEnd::Removed)).await?;
     counted(&alice, info.room_id, 1).await?;
+    view(&again().await?, "an old token is no way back", |v| matches!(v.phase, RoomPhase::Over(RoomEnd::Removed))).await?;
+    counted(&alice, info.room_id, 1).await?;
     until("a seat is free", || async { Ok(guest(&home, &link, "Chi").await.is_ok().then_some(())) }).await?;
     alice.engine.close_room(info.room_id).await?;
     view(&an, "the room is closed", |v| v.phase == RoomPhase::Over(RoomEnd::Closed)).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn home_stops_at_once_and_finds_those_again_who_went_on_meanwhile_behind_a_locked_door() -> Result<()> {
+    let (node, mut home) = two().await?;
+    let alice = home.person("alice").await?;
+    let (link, info) = alice.engine.create_room(CreateRoom { max_participants: Some(4), lobby: false, guests: true }).await?;
+    let answer = guest(&home, &link, "An").await?;
+    let an = Room::enter(options(&home.url(), answer, Keys::of_link(&link.key), Input::Silence, Output::Nothing)?).0;
+    inside(&an, 1).await?;
+    counted(&alice, info.room_id, 1).await?;
+    alice.engine.change_room(info.room_id, &ChangeRoom { locked: Some(true), ..Default::default() }).await?;
+    let began = Instant::now();
+    home.stop_server().await;
+    ensure!(began.elapsed() < Duration::from_secs(5), "nobody holds the store: {:?}", began.elapsed());
+    home.start_server().await?;
+    alice.online().await?;
+    counted(&alice, info.room_id, 1).await?;
+    inside(&an, 1).await?;
+    ensure!(code(&guest(&home, &link, "Bình").await.unwrap_err()) == Some(ErrorCode::RoomLocked), "it is still locked");
+
+    // What changes without anybody coming or going is asked for every ten seconds, or at once when a webhook says so.
+    let up = async || -> Result<bool> { Ok(alice.engine.room(info.room_id).await?.people.iter().any(|p| p.hand)) };
+    an.raise_hand(true).await;
+    until("the hand is seen", || async { Ok(up().await?.then_some(())) }).await?;
+    an.raise_hand(false).await;
+    let (url, body) = (format!("{}/v1/livekit/webhook", home.url()), format!(r#"{{"event":"x","room":{{"name":"{}"}}}}"#, link.room));
+    let (http, began) = (reqwest::Client::new(), Instant::now());
+    until("the hand is down", || async {
+        // More than once: the first may come before the hand is down over there.
+        let said = http.post(&url).header("authorization", signed(&body)?).body(body.clone()).send().await?;
+        ensure!(said.status() == 200);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok((!up().await?).then_some(()))
+    })
+    .await?;
+    ensure!(began.elapsed() < Duration::from_secs(4), "a webhook is heeded: {:?}", began.elapsed());
+    an.leave().await;
+    counted(&alice, info.room_id, 0).await?;
+    drop(node);
+    Ok(())
+}
+
+/// The token of a webhook with that body.
+fn signed(body: &str) -> Result<String> {
+    let sha256 = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(body));
+    let claims = serde_json::json!({ "iss": KEY, "exp": secureconnect_server::now_ms() / 1_000 + 60, "sha256": sha256 });
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    Ok(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key)?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,14 +181,10 @@ async fn a_cluster_that_dies_has_nobody_inside_and_one_that_comes_back_has_them_
     ensure!(code(&e) == Some(ErrorCode::Unavailable), "a host's wish that nobody heard is no success: {e}");
     node.start_server().await?;
     until("health says so", || async { Ok(healthy().await?.then_some(())) }).await?;
-    // Whoever was inside is back by themselves, or was told that it is over; either way the count is right.
-    let v = view(&a, "alice is inside again or out", |v| v.phase == RoomPhase::Inside || matches!(v.phase, RoomPhase::Over(_))).await?;
-    let answer = alice.engine.enter_room(&link, &RoomTokenRequest::default()).await?;
-    let again = (v.phase != RoomPhase::Inside)
-        .then_some(Room::enter(options(&home.url(), answer, Keys::of_link(&link.key), Input::Silence, Output::Nothing)?).0);
+    inside(&a, 1).await?;
     counted(&alice, info.room_id, 1).await?;
-    drop(again);
-    Ok(())
+    a.leave().await;
+    counted(&alice, info.room_id, 0).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,10 +241,7 @@ async fn a_key_opens_rooms_of_its_own_only_and_a_webhook_without_it_is_refused()
         Ok(r.send().await?.status().as_u16())
     };
     let body = format!(r#"{{"event":"participant_left","room":{{"name":"{}"}}}}"#, link.room);
-    let sha256 = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(&body));
-    let claims = serde_json::json!({ "iss": KEY, "exp": now / 1_000 + 60, "sha256": sha256 });
-    let signed =
-        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes()))?;
+    let signed = signed(&body)?;
     ensure!(hook(Some(signed.clone()), &body).await? == 200);
     ensure!(hook(Some(signed.clone()), "{}").await? == 401 && hook(None, &body).await? == 401 && hook(Some(admin), &body).await? == 401);
     let url = format!("{}/v1/livekit/webhook", node.url());

@@ -513,7 +513,7 @@ pub fn run() -> Result<()> {
     let ip = *sc_media::transport::network::addresses().iter().find(|a| a.is_ipv4()).context("this machine has no network address")?;
     let route = String::from_utf8(Command::new("ip").args(["-o", "addr", "show", "to", &format!("{ip}/32")]).output()?.stdout)?;
     let interface = route.split_whitespace().nth(1).context("no interface has the address")?.to_owned();
-    for n in [(1, 50), (1, 150), (1, 300), (1, 600), (20, 5), (30, 5), (40, 5), (60, 5), (100, 6)] {
+    for n in [(1, 50), (1, 150), (1, 300), (1, 600), (20, 5), (60, 5), (80, 5), (100, 5), (120, 5), (100, 6)] {
         let seen = measure(&mut Ours::start(ip)?, ip, n)?;
         show("ours", &seen);
     }

@@ -90,7 +90,7 @@ pub struct Config {
     pub turn_kilobits: u64,
     /// Seconds a TURN credential holds.
     pub turn_credential_seconds: u64,
-    /// Group calls and meeting rooms.
+    /// Group calls and meeting rooms by this server's own unit.
     pub rooms: bool,
     /// Their port, UDP and TCP, on the address of `listen`; 0 for any.
     pub rooms_port: u16,

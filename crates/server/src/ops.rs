@@ -82,7 +82,7 @@ pub async fn ready(State(app): State<App>) -> Response {
     let writes = !app.metrics.storage_failing.load(Relaxed) && !app.writer.is_closed();
     let state = |ok: bool| if ok { "healthy" } else { "degraded" }.to_owned();
     let relay = !app.config.turn || app.turn.server.is_some();
-    let rooms = !app.config.rooms || app.rooms.healthy();
+    let rooms = (!app.config.rooms && app.config.livekit_url.is_empty()) || app.rooms.healthy();
     let components = BTreeMap::from([
         ("database".to_owned(), state(reads)),
         ("writer".to_owned(), state(writes)),

@@ -99,6 +99,9 @@ impl Server {
         if let Some(relay) = &self.app.turn.server {
             relay.stop();
         }
+        if let Some(outside) = &self.app.rooms.outside {
+            outside.stop();
+        }
         if let Some(unit) = &self.app.rooms.unit {
             unit.stop().await;
         }

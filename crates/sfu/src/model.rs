@@ -88,6 +88,8 @@ pub struct Join {
     pub auto_subscribe: bool,
     /// What it may use to find a way.
     pub ice_servers: Vec<IceServer>,
+    /// As many may be in the room; 0 for any number. Whoever is there under the same identity does not count.
+    pub most: usize,
 }
 
 /// Why somebody is gone.

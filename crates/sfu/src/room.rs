@@ -59,7 +59,7 @@ impl Sfu {
         if let Some(room) = self.rooms.get_mut(&join.room) {
             room.sessions.insert(session);
         }
-        let Join { room, identity, name, metadata, attributes, grants, auto_subscribe, ice_servers } = join;
+        let Join { room, identity, name, metadata, attributes, grants, auto_subscribe, ice_servers, most: _ } = join;
         let entered = Session {
             room: room.clone(),
             sid,

@@ -1,6 +1,6 @@
 //! What is told of a room and of those in it.
 
-use crate::model::{SessionId, name_of};
+use crate::model::{Join, SessionId, name_of};
 use crate::sfu::Sfu;
 use livekit_protocol as proto;
 
@@ -11,10 +11,18 @@ impl Sfu {
         self.rooms.keys().filter_map(|name| Some((name.clone(), self.describe(name)?))).collect()
     }
 
-    /// Those in a room whom others see.
+    /// Those in a room, hidden ones too.
     #[must_use]
     pub fn people(&self, room: &str) -> Vec<proto::ParticipantInfo> {
-        self.sessions_in(room).into_iter().filter_map(|s| self.shown(s)).collect()
+        self.sessions_in(room).into_iter().filter_map(|s| self.participant(s)).collect()
+    }
+
+    /// True when that room has as many as it may, without them.
+    #[must_use]
+    pub fn is_full(&self, join: &Join) -> bool {
+        let inside = self.sessions_in(&join.room);
+        let others = inside.iter().filter(|s| self.sessions.get(*s).is_some_and(|s| s.identity != join.identity)).count();
+        join.most > 0 && others >= join.most
     }
 
     /// What participants are told of a room.

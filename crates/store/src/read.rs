@@ -1,10 +1,10 @@
 //! Everything that only reads.
 
-use crate::model::{Contact, Conversation, ConversationState, IdentityChange, Job, ListEntry, MessageRow, RowKind, Status};
+use crate::model::{Contact, Conversation, ConversationState, IdentityChange, Job, ListEntry, MessageRow, RowKind, Status, System};
 use crate::{StoreError, StoreResult};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use sc_protocol::rest::ConversationKind;
-use sc_protocol::{ConversationId, DeviceId, TempId, UserId};
+use sc_protocol::{ConversationId, DeviceId, TempId, UnixMillis, UserId};
 use uuid::Uuid;
 
 /// A connection that reads.
@@ -227,6 +227,16 @@ impl<'a> Read<'a> {
     /// The encoded form of a message.
     pub fn raw(&self, row: i64) -> StoreResult<Option<Vec<u8>>> {
         Ok(self.one("SELECT raw FROM messages WHERE id = ?1", [row], |r| r.get::<_, Option<Vec<u8>>>(0))?.flatten())
+    }
+
+    /// System lines from a place in the log on, with their times; those of a newer version are left out.
+    pub fn system_lines(&self, id: ConversationId, from: u64) -> StoreResult<Vec<(UnixMillis, System)>> {
+        let rows = self.all(
+            "SELECT sent_at, body FROM messages WHERE conversation_id = ?1 AND pos >= ?2 AND kind = 1 ORDER BY pos LIMIT 1000",
+            params![id.as_bytes(), int(from) << 20],
+            |r| Ok((r.get(0)?, r.get::<_, String>(1)?)),
+        )?;
+        Ok(rows.into_iter().filter_map(|(at, body)| Some((at, serde_json::from_str(&body).ok()?))).collect())
     }
 
     /// Rows that could not be read, oldest first.

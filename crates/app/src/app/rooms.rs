@@ -288,13 +288,14 @@ impl App {
             }
         });
         let mut view = room.view();
-        // Told once, and only by whoever found nobody inside.
-        let mut opens = conversation;
+        // Told once, and only by whoever found nobody inside; others may come before there is a path.
+        let (mut opens, mut alone) = (conversation, None);
         loop {
             let now = view.borrow_and_update().clone();
             let over = matches!(now.phase, RoomPhase::Over(_));
+            alone = alone.or_else(|| (!now.people.is_empty()).then_some(now.people.len() == 1));
             if now.phase == RoomPhase::Inside
-                && let Some(c) = opens.take().filter(|_| now.people.len() == 1)
+                && let Some(c) = opens.take().filter(|_| alone == Some(true))
                 && let Err(cause) = e.tell_room_opened(c).await
             {
                 tracing::warn!(%cause, "that the room was opened is not told");

@@ -4,26 +4,22 @@ use super::{Cx, outbox};
 use crate::EngineResult;
 use sc_e2ee::content::Content;
 use sc_protocol::{ConversationId, UnixMillis, UserId};
-use sc_store::model::{RowKind, System};
+use sc_store::model::System;
 
 /// Two who come in at once, or somebody who is back after a moment, have opened the room once, in milliseconds.
 const ONCE: i64 = 60_000;
-/// Rows that are looked at for that.
-const ROWS: u32 = 30;
+/// Places in the log that are looked at for that.
+const PLACES: u64 = 200;
 
-/// Tells the others that this account came into the empty room, unless that was told just now.
+/// Tells the others that this account came into the empty room.
 pub fn tell_opened(cx: &mut Cx<'_>, id: ConversationId) -> EngineResult<()> {
-    if opened_at(cx, id, cx.now)? { Ok(()) } else { outbox::queue_silent(cx, id, Content::RoomOpened) }
+    outbox::queue_silent(cx, id, Content::RoomOpened)
 }
 
-/// Somebody opened the room: every device has the same line, because the log gives all the same order and times.
+/// Somebody opened the room: a line, when there is none of the minute before. Every device has the same ones, because the log gives all the same
+/// places and times.
 pub fn opened(cx: &mut Cx<'_>, id: ConversationId, by: UserId, seq: u64, at: UnixMillis) -> EngineResult<()> {
-    if opened_at(cx, id, at)? { Ok(()) } else { Ok(cx.w.insert_system(id, seq, at, &System::RoomOpened { by })?) }
-}
-
-/// True when there is such a line of the last minute.
-fn opened_at(cx: &Cx<'_>, id: ConversationId, at: UnixMillis) -> EngineResult<bool> {
-    let rows = cx.r().rows_before(id, i64::MAX, ROWS)?;
-    let is_line = |body: &str| matches!(serde_json::from_str(body), Ok(System::RoomOpened { .. }));
-    Ok(rows.iter().any(|m| m.kind == RowKind::System && (at - m.sent_at).abs() < ONCE && is_line(&m.body)))
+    let lines = cx.r().system_lines(id, seq.saturating_sub(PLACES))?;
+    let told = |(when, line): &(UnixMillis, System)| matches!(line, System::RoomOpened { .. }) && (at - when).abs() < ONCE;
+    if lines.iter().any(told) { Ok(()) } else { Ok(cx.w.insert_system(id, seq, at, &System::RoomOpened { by })?) }
 }

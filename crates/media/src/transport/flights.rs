@@ -43,7 +43,9 @@ impl Runtime for Patient {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(Socket { inner: self.0.wrap_udp_socket(socket)?, seen: Mutex::default(), waiting: Arc::default() }))
+        let copies = Copies { socket: self.0.wrap_udp_socket(socket.try_clone()?)?, turn: tokio::sync::Mutex::new(()) };
+        let inner = self.0.wrap_udp_socket(socket)?;
+        Ok(Arc::new(Socket { inner, seen: Mutex::default(), copies: Arc::new(copies), waiting: Arc::default() }))
     }
 
     fn wrap_tcp_listener(&self, listener: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -122,10 +124,28 @@ impl Seen {
     }
 }
 
+/// The same socket, registered once more, and only one at a time waits for it: a socket wakes the one who asked last, and whoever sends by the
+/// other registration has to be woken too.
+#[derive(Debug)]
+struct Copies {
+    socket: Arc<dyn AsyncUdpSocket>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Copies {
+    async fn send(&self, transmit: &Transmit<'_>) {
+        let _turn = self.turn.lock().await;
+        if let Err(cause) = std::future::poll_fn(|cx| self.socket.poll_send(cx, transmit)).await {
+            tracing::debug!(%cause, "a datagram of a handshake was not sent once more");
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
     seen: Mutex<Seen>,
+    copies: Arc<Copies>,
     /// Datagrams that wait to be sent once more.
     waiting: Arc<AtomicUsize>,
 }
@@ -136,15 +156,13 @@ impl Socket {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let (inner, waiting, contents) = (self.inner.clone(), self.waiting.clone(), transmit.contents.to_vec());
+        let (copies, waiting, contents) = (self.copies.clone(), self.waiting.clone(), transmit.contents.to_vec());
         let (destination, ecn, segment_size, src_ip) = (transmit.destination, transmit.ecn, transmit.segment_size, transmit.src_ip);
         tokio::spawn(async move {
             let transmit = Transmit { destination, ecn, contents: &contents, segment_size, src_ip };
             for later in AGAIN {
                 tokio::time::sleep(later).await;
-                if let Err(cause) = std::future::poll_fn(|cx| inner.poll_send(cx, &transmit)).await {
-                    tracing::debug!(%cause, "a datagram of a handshake was not sent once more");
-                }
+                copies.send(&transmit).await;
             }
             waiting.fetch_sub(1, Ordering::Relaxed);
         });
@@ -193,6 +211,7 @@ impl AsyncUdpSocket for Socket {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
@@ -228,5 +247,31 @@ mod tests {
         {
             assert!(!is_handshake(no), "{no:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_datagram_of_a_handshake_comes_three_times_and_any_other_once() {
+        let bind = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (from, to) = (
+            bind(),
+            tokio::net::UdpSocket::from_std({
+                let to = bind();
+                to.set_nonblocking(true).unwrap();
+                to
+            })
+            .unwrap(),
+        );
+        let socket = Patient(Arc::new(webrtc::runtime::TokioRuntime)).wrap_udp_socket(from).unwrap();
+        let at = to.local_addr().unwrap();
+        for datagram in [&[22, 254, 253, 1][..], &[0x80, 111, 0, 1], &[20, 254, 253, 2]] {
+            socket.send_to(datagram, at).await.unwrap();
+        }
+        let mut came = Vec::new();
+        let mut buf = [0; 64];
+        while let Ok(Ok((n, _))) = tokio::time::timeout(Duration::from_millis(500), to.recv_from(&mut buf)).await {
+            came.push(buf[..n].to_vec());
+        }
+        let count = |first: u8| came.iter().filter(|d| d.first() == Some(&first)).count();
+        assert_eq!((count(22), count(0x80), count(20)), (3, 1, 3), "{came:?}");
     }
 }

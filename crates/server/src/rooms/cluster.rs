@@ -1,6 +1,6 @@
 //! A LiveKit cluster that carries the rooms: what is asked of it, by LiveKit's RoomService (Twirp, protobuf).
 //!
-//! Each question has a token of its own that is good for this question only, a deadline, and a bound on the answer.
+//! Each question has a token of its own that is good for a minute and allows no more than what is asked, a deadline, and a bound on the answer.
 
 use super::token::{Signer, VideoGrant};
 use crate::now_ms;

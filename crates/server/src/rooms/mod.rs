@@ -47,6 +47,8 @@ const LOBBY: usize = 100;
 struct Live {
     seats: Seats,
     people: BTreeMap<String, RoomPerson>,
+    /// The cluster's names for the stays of those in it, when one carries the room.
+    sids: HashMap<String, String>,
     speaking: Vec<String>,
     waiting: HashMap<String, Ticket>,
     /// Gateway connections of these accounts are told, besides the members of the conversation.
@@ -88,7 +90,7 @@ impl Rooms {
             hints: Mutex::default(),
             errors: Mutex::default(),
         };
-        if !config.rooms {
+        if !config.rooms && config.livekit_url.is_empty() {
             return rooms;
         }
         if !config.livekit_url.is_empty() {
@@ -123,7 +125,7 @@ impl Rooms {
     pub fn follow(app: &App) {
         let hints = app.rooms.hints.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(outside), Some(hints)) = (&app.rooms.outside, hints) {
-            outside::follow(app.clone(), outside.clone(), hints);
+            outside::follow(app, outside, hints);
         }
         let events = app.rooms.events.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut events) = events else { return };
@@ -176,8 +178,8 @@ impl Rooms {
     }
 
     /// Somebody does not come back until the room has been empty: the account, or the guest.
-    pub fn bar(&self, id: RoomId, person: &str) {
-        self.with(id, |l| l.seats.remove(person));
+    pub fn bar(&self, id: RoomId, identity: &str) {
+        self.with(id, |l| l.seats.remove(&signal::person(identity)));
     }
 
     /// True when there is something that carries rooms.
@@ -234,7 +236,7 @@ impl Rooms {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|_, l| {
             l.waiting.retain(|_, t| now - t.asked < PATIENCE_MS);
-            !l.people.is_empty() || !l.waiting.is_empty() || !l.seats.is_empty(now)
+            !l.people.is_empty() || !l.sids.is_empty() || !l.waiting.is_empty() || !l.seats.is_empty(now)
         });
     }
 

@@ -110,6 +110,12 @@ impl Seats {
         self.removed.insert(person.to_owned());
     }
 
+    /// True for somebody who was taken out.
+    #[must_use]
+    pub fn is_removed(&self, person: &str) -> bool {
+        self.removed.contains(person)
+    }
+
     /// Nobody has a seat.
     pub fn is_empty(&mut self, now: i64) -> bool {
         self.tidy(now);

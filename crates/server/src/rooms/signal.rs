@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use prost::Message as _;
 use sc_protocol::rooms::parse_identity;
 use sc_protocol::{ErrorCode, RoomId};
-use sc_sfu::net::{Handle, Link};
+use sc_sfu::net::{Handle, Link, NoEntry};
 use sc_sfu::{Grants, Join, proto};
 use serde::Deserialize;
 use std::time::Duration;
@@ -121,6 +121,7 @@ fn join_of(claims: &token::Claims, room: String, ice_servers: Vec<sc_sfu::IceSer
         },
         auto_subscribe,
         ice_servers,
+        most: 0,
     }
 }
 
@@ -146,12 +147,12 @@ fn cors(mut r: Response) -> Response {
 
 async fn enter(app: &App, unit: &Handle, mut socket: WebSocket, id: RoomId, join: Join) -> ApiResult<()> {
     let (identity, name) = (join.identity.clone(), join.name.clone());
-    if let Err(e) = seat(app, id, &identity).await {
+    if let Err(e) = seat(app, id, &identity, false).await {
         app.rooms.refused(e.0.code);
         refuse(&mut socket, &e).await;
         return Err(e);
     }
-    let Some(link) = unit.join(join).await else {
+    let Ok(link) = unit.join(join).await else {
         app.rooms.with(id, |l| l.seats.free(&identity));
         end_stay(app, id, identity).await;
         return Err(stopping());
@@ -176,13 +177,15 @@ async fn enter(app: &App, unit: &Handle, mut socket: WebSocket, id: RoomId, join
 /// Into a room of somebody else: seats and stays are theirs to keep, but for the number that the token names.
 async fn enter_theirs(unit: &Handle, mut socket: WebSocket, join: Join, room: Option<token::RoomConfig>) -> ApiResult<()> {
     let most = room.map_or(0, |r| usize::try_from(r.max_participants).unwrap_or(usize::MAX));
-    let inside = unit.people(join.room.clone()).await;
-    if most > 0 && inside.len() >= most && !inside.iter().any(|p| p.identity == join.identity) {
-        let e = refusal(NoSeat::Full);
-        refuse(&mut socket, &e).await;
-        return Err(e);
-    }
-    let link = unit.join(join).await.ok_or_else(stopping)?;
+    let link = match unit.join(Join { most, ..join }).await {
+        Ok(link) => link,
+        Err(NoEntry::Full) => {
+            let e = refusal(NoSeat::Full);
+            refuse(&mut socket, &e).await;
+            return Err(e);
+        }
+        Err(NoEntry::Stopped) => return Err(stopping()),
+    };
     serve(unit, socket, link).await;
     Ok(())
 }
@@ -192,7 +195,8 @@ fn stopping() -> ApiError {
 }
 
 /// Takes the seat and stores the stay; nobody is let in whose stay is not stored.
-pub(super) async fn seat(app: &App, id: RoomId, identity: &str) -> ApiResult<()> {
+/// `kept`: the seat was theirs before, so that a lock does not hold against them.
+pub(super) async fn seat(app: &App, id: RoomId, identity: &str, kept: bool) -> ApiResult<()> {
     let identity = identity.to_owned();
     let room = {
         let mut conn = app.pool.acquire().await?;
@@ -208,13 +212,15 @@ pub(super) async fn seat(app: &App, id: RoomId, identity: &str) -> ApiResult<()>
     if !welcome {
         return Err(ApiError::not_found("room"));
     }
-    let person = user.map_or_else(|| identity.clone(), |u| u.to_string());
     let host = !room.conversation && user == Some(room.owner);
     app.rooms
         .with(id, |l| {
             // A token outlives its seat: whoever comes back later needs a free one.
-            l.seats.keep(&identity, &person, room.max_participants, room.locked, host, now_ms())?;
+            l.seats.keep(&identity, &person(&identity), room.max_participants, room.locked && !kept, host, now_ms())?;
             l.seats.take(&identity);
+            if host {
+                l.hosts.insert(room.owner);
+            }
             Ok::<(), NoSeat>(())
         })
         .map_err(refusal)?;
@@ -226,6 +232,11 @@ pub(super) async fn seat(app: &App, id: RoomId, identity: &str) -> ApiResult<()>
         app.rooms.with(id, |l| l.seats.free(&identity));
     }
     stored
+}
+
+/// Whom a removal holds against: the account with all its devices, or the guest.
+pub(super) fn person(identity: &str) -> String {
+    parse_identity(identity).map_or_else(|| identity.to_owned(), |(u, _)| u.to_string())
 }
 
 async fn refuse(socket: &mut WebSocket, e: &ApiError) {

@@ -18,6 +18,9 @@ use axum::routing::{get, post, put};
 use sc_protocol::{ErrorCode, limits};
 use serde::de::DeserializeOwned;
 
+/// Largest body of what another server says, in bytes: it is read before its signature is.
+const SIGNED: usize = 64 * 1024;
+
 /// A JSON body, with our errors.
 pub struct Body<T>(pub T);
 
@@ -100,13 +103,13 @@ pub fn router(app: App) -> Router {
         .route("/rooms/{id}/token", post(rooms::token))
         .route("/rooms/{id}/lobby/{ticket}", post(rooms::lobby))
         .route("/rooms/{id}/people/{identity}", post(rooms::person))
-        .route("/livekit/webhook", post(rooms::webhook))
+        .route("/livekit/webhook", post(rooms::webhook).layer(DefaultBodyLimit::max(SIGNED)))
         .route("/gateway", get(gateway::upgrade));
     let router = Router::new()
         .nest("/v1", v1)
         .route("/r/{id}", get(guest_page::page))
         .route("/r/assets/{name}", get(guest_page::asset))
-        .route("/twirp/livekit.RoomService/{method}", post(service::call))
+        .route("/twirp/livekit.RoomService/{method}", post(service::call).layer(DefaultBodyLimit::max(SIGNED)))
         .route("/rtc", get(signal::upgrade))
         .route("/rtc/validate", get(signal::validate))
         .route("/rtc/v1", get(signal::unknown_version))

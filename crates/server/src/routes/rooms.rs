@@ -18,7 +18,6 @@ use axum::http::request::Parts;
 use sc_protocol::rest::Empty;
 use sc_protocol::rooms::{
     ChangeRoom, CreateRoom, HostAction, HostRequest, LobbyAnswer, RoomInfo, RoomList, RoomTokenAnswer, RoomTokenRequest, SEATS_MOST,
-    parse_identity,
 };
 use sc_protocol::{ErrorCode, RoomId};
 
@@ -111,8 +110,10 @@ pub async fn change(State(app): State<App>, who: Authed, Path(id): Path<RoomId>,
 pub async fn close(State(app): State<App>, who: Authed, Path(id): Path<RoomId>) -> Answer<Empty> {
     as_host(&app, id, who).await?;
     app.writer.write(move |cx| Box::pin(async move { store::close(&mut cx.conn, id).await })).await?;
-    // It is closed already: whoever is still inside then is taken out one by one.
-    app.rooms.close(id).await.map_err(elsewhere)?;
+    if let Err(cause) = app.rooms.close(id).await {
+        // It is closed: whoever is still inside is taken out one by one.
+        tracing::warn!(%cause, room = %id, "a room was closed, and the server that carries it does not know yet");
+    }
     Ok(Json(Empty {}))
 }
 
@@ -153,8 +154,7 @@ pub async fn person(
         return Err(ApiError::new(ErrorCode::Unavailable, "This server has no group calls."));
     }
     if b.action == HostAction::Remove {
-        let person = parse_identity(&identity).map_or_else(|| identity.clone(), |(u, _)| u.to_string());
-        app.rooms.bar(id, &person);
+        app.rooms.bar(id, &identity);
     }
     app.rooms.act(id, &identity, b.action).await.map_err(elsewhere)?;
     Ok(Json(Empty {}))

@@ -47,6 +47,17 @@ pub struct Link {
     generation: u64,
 }
 
+/// Why somebody did not come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoEntry {
+    /// The room has as many as it may.
+    #[error("the room is full")]
+    Full,
+    /// The unit has stopped.
+    #[error("the unit has stopped")]
+    Stopped,
+}
+
 /// Where it listens.
 #[derive(Debug, Clone)]
 pub struct Listen {
@@ -59,7 +70,7 @@ pub struct Listen {
 }
 
 enum Command {
-    Join(Box<Join>, oneshot::Sender<Link>),
+    Join(Box<Join>, oneshot::Sender<Result<Link, NoEntry>>),
     Resume { room: String, identity: String, sid: String, reply: oneshot::Sender<Option<Link>> },
     Signal(SessionId, Box<proto::SignalRequest>),
     Lost(SessionId, u64),
@@ -134,11 +145,11 @@ impl Handle {
         Ok((Self { commands, stats, udp: at, tcp: tcp_at }, out))
     }
 
-    /// Somebody comes in. `None` when the unit has stopped.
-    pub async fn join(&self, join: Join) -> Option<Link> {
+    /// Somebody comes in.
+    pub async fn join(&self, join: Join) -> Result<Link, NoEntry> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Join(Box::new(join), reply)).await.ok()?;
-        answer.await.ok()
+        self.commands.send(Command::Join(Box::new(join), reply)).await.map_err(|_| NoEntry::Stopped)?;
+        answer.await.map_err(|_| NoEntry::Stopped)?
     }
 
     /// Somebody's signalling is back; `None` when their stay is over.
@@ -181,7 +192,7 @@ impl Handle {
         if asked.is_err() { Vec::new() } else { answer.await.unwrap_or_default() }
     }
 
-    /// Those in a room whom others see.
+    /// Those in a room, hidden ones too.
     pub async fn people(&self, room: String) -> Vec<proto::ParticipantInfo> {
         let (reply, answer) = oneshot::channel();
         let asked = self.commands.send(Command::People(room, reply)).await;
@@ -379,11 +390,14 @@ impl Shell {
     fn on_command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
+            Command::Join(join, reply) if self.sfu.is_full(&join) => {
+                // Whoever asked may be gone already: so with the other answers.
+                let _ = reply.send(Err(NoEntry::Full));
+            }
             Command::Join(join, reply) => {
                 let session = self.sfu.join(now, *join);
                 let link = self.link(session);
-                if let Err(link) = reply.send(link) {
-                    // Whoever asked is gone already.
+                if let Err(Ok(link)) = reply.send(Ok(link)) {
                     self.outlets.remove(&link.session);
                     self.sfu.leave(now, session, LeaveReason::Left);
                 }
@@ -416,7 +430,6 @@ impl Shell {
                     self.sfu.leave(now, session, LeaveReason::Closed);
                 }
             }
-            // Whoever asked may be gone: then nobody needs to know.
             Command::Rooms(reply) => drop(reply.send(self.sfu.list())),
             Command::People(room, reply) => drop(reply.send(self.sfu.people(&room))),
             Command::Stop => {}

@@ -5,7 +5,7 @@
  */
 export type SystemLine = { 
 /**
- * `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `session_reset`,
+ * `created`, `added`, `removed`, `left`, `renamed`, `device_added`, `session_refreshed`, `room_opened`, `session_reset`,
  * `identity_changed`, `gap`, `not_added`, `refused`, `call`.
  */
 event: string, 
