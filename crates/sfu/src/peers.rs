@@ -23,6 +23,8 @@ pub(crate) type Address = (Protocol, SocketAddr);
 
 /// A connection's timers are looked at this often at most.
 const TOGETHER: Duration = Duration::from_millis(1);
+/// Connections that are looked at before packets are read again: many have their timers at the same moment.
+const LOOKS: usize = 32;
 /// Packets that wait for one connection, more than ever comes together; what is beyond is lost as on a path.
 const WAITING: usize = 1_024;
 /// Addresses one connection may be reached from before old ones are forgotten.
@@ -233,10 +235,11 @@ impl Peers {
         timer.into_iter().chain(self.written.1).min()
     }
 
-    /// Tells the time to those who want it.
+    /// Tells the time to those who want it, some of them: it is due at once when there are more.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.send_written(now);
-        while let Some(&(at, key)) = self.due.first() {
+        for _ in 0..LOOKS {
+            let Some(&(at, key)) = self.due.first() else { return };
             if at > now {
                 return;
             }

@@ -15,8 +15,8 @@ use str0m::net::Protocol;
 
 pub(crate) type DownKey = u64;
 
-/// How often voices, layers and absences are looked at.
-pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// How often a part of what is looked at from time to time is looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// A room: those in it.
 pub(crate) struct Room {

@@ -1,4 +1,6 @@
 //! What is looked at from time to time: voices, layers, qualities, absences.
+//!
+//! Rates and layers are looked at in turns: everybody's twice a second, but never all at once, because packets wait meanwhile.
 
 use crate::layers::{Wish, allocate};
 use crate::model::{Event, LeaveReason, SessionId};
@@ -12,24 +14,29 @@ use str0m::bwe::Bitrate;
 
 /// A layer without packets for so long is not sent.
 const STOPPED: Duration = Duration::from_millis(1_500);
-/// Ticks between looks at: voices, rates and layers, qualities.
-const EVERY: (u64, u64, u64) = (3, 5, 40);
+/// Ticks between looks at: absences, voices, qualities.
+const EVERY: (u64, u64, u64) = (5, 15, 200);
+/// Turns in which rates and layers are looked at: each has half a second.
+const TURNS: u64 = 25;
 /// A share of lost packets that differs by so much from what was told is told anew.
 const NEWS: f32 = 0.02;
 
 impl Sfu {
     pub(crate) fn on_tick(&mut self, now: Instant) {
         self.ticks += 1;
-        self.absent(now);
         if self.ticks.is_multiple_of(EVERY.0) {
-            self.voices(now);
+            self.absent(now);
         }
         if self.ticks.is_multiple_of(EVERY.1) {
-            self.measure();
-            let all: Vec<SessionId> = self.sessions.keys().copied().collect();
-            for s in all {
-                self.allot(now, s);
-            }
+            self.voices(now);
+        }
+        let turn = self.ticks % TURNS;
+        self.measure(turn);
+        let theirs: Vec<SessionId> = self.sessions.keys().copied().filter(|s| s % TURNS == turn).collect();
+        for s in theirs {
+            self.allot(now, s);
+        }
+        if turn == 0 {
             self.tell_publishers();
         }
         if self.ticks.is_multiple_of(EVERY.2) {
@@ -89,8 +96,8 @@ impl Sfu {
     }
 
     /// Rates of the layers over the last look.
-    fn measure(&mut self) {
-        for t in self.tracks.values_mut() {
+    fn measure(&mut self, turn: u64) {
+        for (_, t) in self.tracks.iter_mut().filter(|(key, _)| **key % TURNS == turn) {
             for l in &mut t.layers {
                 let lately = std::mem::take(&mut l.bytes) * 8 * 2;
                 // A key frame is no new rate.
