@@ -130,6 +130,8 @@ async fn home_stops_at_once_and_finds_those_again_who_went_on_meanwhile_behind_a
 
     // What changes without anybody coming or going is asked for every ten seconds, or at once when a webhook says so.
     let up = async || -> Result<bool> { Ok(alice.engine.room(info.room_id).await?.people.iter().any(|p| p.hand)) };
+    let metrics = reqwest::get(format!("{}/metrics", home.url())).await?.text().await?;
+    ensure!(metrics.contains("secureconnect_rooms 1\n") && metrics.contains("secureconnect_room_participants 1\n"), "{metrics}");
     an.raise_hand(true).await;
     until("the hand is seen", || async { Ok(up().await?.then_some(())) }).await?;
     an.raise_hand(false).await;
@@ -203,6 +205,13 @@ async fn a_key_opens_rooms_of_its_own_only_and_a_webhook_without_it_is_refused()
     inside(&m, 1).await?;
     inside(&z, 1).await?;
     counted(&zoe, info.room_id, 1).await?;
+
+    // A token's number of seats holds for whoever is not home: the second of one stays outside, and the first is not disturbed.
+    let token = signer.sign(&link.room.to_string(), "u:second", "Second", 1, secureconnect_server::now_ms())?;
+    let second = sc_protocol::rooms::RoomTokenAnswer::Ready { token, url: String::new(), identity: "u:second".into() };
+    let s = Room::enter(options(&node.url(), second, Keys::of_link(&link.key), Input::Silence, Output::Nothing)?).0;
+    view(&s, "the second of one stays outside", |v| v.phase == RoomPhase::Over(RoomEnd::Refused)).await?;
+    inside(&m, 1).await?;
 
     let http = reqwest::Client::new();
     let ask = async |method: &str, token: &str| -> Result<(u16, String)> {

@@ -6,7 +6,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { AccessToken, RoomServiceClient, TrackSource, TwirpError } from 'livekit-server-sdk';
 import { chromium } from 'playwright-core';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, server, shots, tone, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, server, shots, suite, tone, until } from './kit.mjs';
 
 const bin = process.argv[2];
 const [KEY, SECRET] = ['home', 'a secret of two servers, thirty-two long'];
@@ -21,18 +21,9 @@ tone(join(dir, 'lan.wav'), 440, 300);
 mkdirSync(join(dir, 'heard'));
 const host = (...args) => cli(bin, 'hoa', home.url, ['room', ...args]);
 
-let passed = 0;
-const problems = [];
-async function test(name, f) {
-  try {
-    await f();
-    passed += 1;
-    console.log(`ok  ${name}`);
-  } catch (e) {
-    problems.push(`${name}: ${e.stack ?? e}`);
-    await page?.screenshot({ path: join(shots, 'cluster-failure.png') }).catch(() => {});
-  }
-}
+const { test, problems, finish } = suite(async () => {
+  await page?.screenshot({ path: join(shots, 'cluster-failure.png') }).catch(() => {});
+});
 
 /** What a refusal of the service is called. */
 const refusal = (asked) => asked.then(() => 'nothing', (e) => (e instanceof TwirpError ? e.code : String(e)));
@@ -85,7 +76,7 @@ await test("LiveKit's SDK silences somebody, which is seen at home, and takes th
   assert((await refusal(service.mutePublishedTrack(name, an.identity, microphone.sid, false))) === 'unauthenticated', 'nobody is switched on from afar');
   await service.removeParticipant(name, an.identity);
   await page.locator('[data-testid=room][data-cause=participant_removed]').waitFor();
-  // A webhook as LiveKit signs it: nobody has to wait for the next question.
+  // A webhook as LiveKit signs it is taken; that it is heeded at once is shown by tests/cluster.rs.
   const body = JSON.stringify({ event: 'participant_left', room: { name } });
   const token = new AccessToken(KEY, SECRET, { ttl: '1m' });
   token.sha256 = createHash('sha256').update(body).digest('base64');
@@ -101,6 +92,4 @@ await test('a room that its host closes is closed there as well', async () => {
 });
 
 await browser.close();
-for (const p of problems) console.error(p);
-console.log(`${passed} passed, ${problems.length} failed`);
-process.exit(problems.length ? 1 : 0);
+finish();

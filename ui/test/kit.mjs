@@ -189,3 +189,25 @@ export function strength(samples, hz) {
   }
   return Math.sqrt(tone / all);
 }
+
+/** Tests that go on when one fails; `onFailure` takes pictures. */
+export function suite(onFailure) {
+  let passed = 0;
+  const problems = [];
+  async function test(name, f) {
+    try {
+      await f();
+      passed += 1;
+      console.log(`ok  ${name}`);
+    } catch (e) {
+      problems.push(`${name}: ${e.stack ?? e}`);
+      await onFailure();
+    }
+  }
+  function finish() {
+    for (const p of problems) console.error(p);
+    console.log(`${passed} passed, ${problems.length} failed`);
+    process.exit(problems.length === 0 ? 0 : 1);
+  }
+  return { test, problems, finish };
+}

@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { spawn } from 'node:child_process';
 import { chromium } from 'playwright-core';
-import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, shots, tone, until } from './kit.mjs';
+import { PASSPHRASE, PASSWORD, assert, cli, dir, jsonLines, recording, server, shots, suite, tone, until } from './kit.mjs';
 
 const bin = process.argv[2];
 const srv = await server(bin);
@@ -16,18 +16,9 @@ const host = (...args) => cli(bin, 'hoa', srv.url, ['room', ...args]);
 const LOW = 440;
 tone(join(dir, 'lan.wav'), LOW, 300);
 
-let passed = 0;
-const problems = [];
-async function test(name, f) {
-  try {
-    await f();
-    passed += 1;
-    console.log(`ok  ${name}`);
-  } catch (e) {
-    problems.push(`${name}: ${e.stack ?? e}`);
-    for (const [i, p] of pages.entries()) await p.screenshot({ path: join(shots, `room-failure-${i}.png`) }).catch(() => {});
-  }
-}
+const { test, problems, finish } = suite(async () => {
+  for (const [i, p] of pages.entries()) await p.screenshot({ path: join(shots, `room-failure-${i}.png`) }).catch(() => {});
+});
 
 /** Somebody at the command line in a room; what they print, as it comes. */
 function stay(who, target, args = []) {
@@ -227,6 +218,4 @@ await test('a guest who vanishes and a client that is killed free their seats af
 });
 
 await browser.close();
-for (const p of problems) console.error(p);
-console.log(`${passed} passed, ${problems.length} failed`);
-process.exit(problems.length === 0 ? 0 : 1);
+finish();

@@ -203,25 +203,6 @@ impl Sfu {
         self.tell(Event::Left { room: s.room, identity: s.identity, session, reason });
     }
 
-    /// Tells the others what somebody is like now.
-    pub(crate) fn announce(&mut self, session: SessionId) {
-        let Some(info) = self.shown(session) else { return };
-        for o in self.others(session) {
-            self.send(o, Message::Update(proto::ParticipantUpdate { participants: vec![info.clone()] }));
-        }
-    }
-
-    /// Something about somebody changed: they and the others are told, with the next version.
-    pub(crate) fn changed(&mut self, session: SessionId) {
-        if let Some(s) = self.sessions.get_mut(&session) {
-            s.version += 1;
-        }
-        if let Some(own) = self.participant(session) {
-            self.send(session, Message::Update(proto::ParticipantUpdate { participants: vec![own] }));
-        }
-        self.announce(session);
-    }
-
     // Publishing.
 
     // Older SDKs read the fields that newer ones have left behind.

@@ -3,6 +3,7 @@
 use crate::model::{Join, SessionId, name_of};
 use crate::sfu::Sfu;
 use livekit_protocol as proto;
+use proto::signal_response::Message;
 
 impl Sfu {
     /// The rooms with somebody in them, by the names they came in under.
@@ -73,5 +74,24 @@ impl Sfu {
             }),
             ..Default::default()
         })
+    }
+
+    /// Tells the others what somebody is like now.
+    pub(crate) fn announce(&mut self, session: SessionId) {
+        let Some(info) = self.shown(session) else { return };
+        for o in self.others(session) {
+            self.send(o, Message::Update(proto::ParticipantUpdate { participants: vec![info.clone()] }));
+        }
+    }
+
+    /// Something about somebody changed: they and the others are told, with the next version.
+    pub(crate) fn changed(&mut self, session: SessionId) {
+        if let Some(s) = self.sessions.get_mut(&session) {
+            s.version += 1;
+        }
+        if let Some(own) = self.participant(session) {
+            self.send(session, Message::Update(proto::ParticipantUpdate { participants: vec![own] }));
+        }
+        self.announce(session);
     }
 }

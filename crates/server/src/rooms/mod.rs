@@ -246,9 +246,13 @@ impl Rooms {
         use std::sync::atomic::Ordering::Relaxed;
         let stats = self.unit.as_ref().map(Handle::stats);
         let count = |of: fn(&sc_sfu::net::Stats) -> &std::sync::atomic::AtomicU64| stats.map_or(0, |s| of(s).load(Relaxed));
+        // Of rooms elsewhere no more is known than who is inside.
+        let elsewhere = if self.outside.is_some() { self.peopled() } else { Vec::new() };
+        let (rooms, people) =
+            (elsewhere.iter().filter(|(_, n)| *n > 0).count() as u64, elsewhere.iter().map(|(_, n)| *n as u64).sum::<u64>());
         [
-            ("rooms", "gauge", count(|s| &s.rooms)),
-            ("room_participants", "gauge", count(|s| &s.participants)),
+            ("rooms", "gauge", count(|s| &s.rooms) + rooms),
+            ("room_participants", "gauge", count(|s| &s.participants) + people),
             ("room_packets_total", "counter", count(|s| &s.forwarded)),
             ("room_packets_dropped_total", "counter", count(|s| &s.dropped)),
         ]

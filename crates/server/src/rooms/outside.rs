@@ -226,7 +226,7 @@ async fn settle(app: &App, outside: &Outside, room: RoomId, people: Vec<proto::P
                 false
             }
             Known::New { kept } => {
-                let kept = kept || info.joined_at_ms < outside.asked(|a| a.since);
+                let kept = kept || joined_at(info).is_some_and(|at| at < outside.asked(|a| a.since));
                 come_in(app, outside, room, info, kept).await
             }
         };
@@ -288,6 +288,12 @@ async fn take_out(outside: &Outside, room: RoomId, identity: &str) {
     }
 }
 
+/// When they came in, by the cluster's clock; older ones tell seconds only.
+fn joined_at(info: &proto::ParticipantInfo) -> Option<i64> {
+    let at = if info.joined_at_ms > 0 { info.joined_at_ms } else { info.joined_at.saturating_mul(1_000) };
+    (at > 0).then_some(at)
+}
+
 /// What others see of somebody; true when it is something else than before.
 fn show(p: &mut RoomPerson, info: &proto::ParticipantInfo) -> bool {
     let on = |source: proto::TrackSource| info.tracks.iter().any(|t| t.source() == source && !t.muted);
@@ -300,7 +306,7 @@ fn show(p: &mut RoomPerson, info: &proto::ParticipantInfo) -> bool {
 
 impl Rooms {
     /// The rooms with somebody in them, or of whom that is remembered, and how many are counted.
-    fn peopled(&self) -> Vec<(RoomId, usize)> {
+    pub(super) fn peopled(&self) -> Vec<(RoomId, usize)> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.iter().filter(|(_, l)| !l.people.is_empty() || !l.sids.is_empty()).map(|(id, l)| (*id, l.people.len())).collect()
     }
