@@ -6,6 +6,7 @@
 
 use crate::model::SessionId;
 use crate::moving::Moving;
+use rustc_hash::FxBuildHasher;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,15 +15,20 @@ use str0m::channel::ChannelId;
 use str0m::media::Mid;
 use str0m::net::{Protocol, Receive, Transmit};
 use str0m::rtp::{RtpWrite, Ssrc};
-use str0m::{Candidate, Event, Input, Output, Rtc, RtcError};
+use str0m::{Candidate, Event, Input, Output, Reason, Rtc, RtcError};
 
 pub(crate) type PeerKey = u64;
 pub(crate) type TrackKey = u64;
+/// By numbers that this unit gave out itself: nobody chooses them so that they collide.
+pub(crate) type ByKey<V> = HashMap<u64, V, FxBuildHasher>;
 /// Somebody's address: the same port may be another's in UDP and in TCP.
 pub(crate) type Address = (Protocol, SocketAddr);
 
 /// A connection's timers are looked at this often at most.
 const TOGETHER: Duration = Duration::from_millis(1);
+/// How often a connection is told the time only for its estimate of the path to be gone over. str0m wants that every 25 ms, whether anything
+/// is sent or not, and would be told forty times a second by each listener in silence; media tells the time anyway.
+const ESTIMATES: Duration = Duration::from_millis(100);
 /// Connections that are looked at before packets are read again: many have their timers at the same moment.
 const LOOKS: usize = 32;
 /// Packets that wait for one connection, more than ever comes together; what is beyond is lost as on a path.
@@ -74,7 +80,7 @@ pub(crate) struct Peer {
 
 #[derive(Default)]
 pub(crate) struct Peers {
-    all: HashMap<PeerKey, Peer>,
+    all: ByKey<Peer>,
     by_address: HashMap<Address, PeerKey>,
     by_ufrag: HashMap<String, PeerKey>,
     due: BTreeSet<(Instant, PeerKey)>,
@@ -171,22 +177,22 @@ impl Peers {
         let mut keys = std::mem::take(&mut self.written.0);
         self.written.1 = None;
         for key in keys.drain(..) {
-            self.change(key, |p| {
-                let mut api = p.rtc.direct_api();
-                for (mid, packet) in p.waiting.drain(..) {
-                    if let Some(stream) = api.stream_tx_by_mid(mid, None) {
-                        stream.write_rtp(packet);
-                    }
+            let Some(peer) = self.all.get_mut(&key) else { continue };
+            let mut api = peer.rtc.direct_api();
+            for (mid, packet) in peer.waiting.drain(..) {
+                if let Some(stream) = api.stream_tx_by_mid(mid, None) {
+                    stream.write_rtp(packet);
                 }
-            });
+            }
             self.send_all(now, key);
+            self.schedule(key);
         }
         // Its room is used again.
         self.written.0 = keys;
     }
 
-    /// Tells the time until nothing waits: str0m lets one packet go for each telling, and asks for the next microsecond as long as there are
-    /// more. Left to timers, each packet of a picture would be a millisecond or two later than the one before.
+    /// Tells the time until nothing waits. Packets of one stream leave at one telling; those of others, and whatever a probe of the path
+    /// wants, at further ones, a microsecond on each time. Left to timers, each would be a millisecond or two later than the one before.
     fn send_all(&mut self, now: Instant, key: PeerKey) {
         let mut at = now;
         for _ in 0..WAITING {
@@ -198,7 +204,14 @@ impl Peers {
         }
     }
 
+    /// Takes what a connection says, and sees to it that it is looked at when it wants the time.
     fn drain(&mut self, key: PeerKey) {
+        self.take(key);
+        self.schedule(key);
+    }
+
+    /// Takes what a connection says.
+    fn take(&mut self, key: PeerKey) {
         let Some(peer) = self.all.get_mut(&key) else { return };
         peer.wants = loop {
             match peer.rtc.poll_output() {
@@ -215,6 +228,16 @@ impl Peers {
                 }
             }
         };
+        // While a path is being found its own timers, which come after this one, are not to wait.
+        let settled = peer.connected || peer.addresses.is_empty();
+        if let Some(told) = peer.told.filter(|_| settled && peer.rtc.last_timeout_reason() == Reason::BweDelayControl) {
+            peer.wants = peer.wants.max(told + ESTIMATES);
+        }
+    }
+
+    /// Sees to it that a connection is looked at when it wants the time, but not all the time.
+    fn schedule(&mut self, key: PeerKey) {
+        let Some(peer) = self.all.get(&key) else { return };
         let at = peer.told.map_or(peer.wants, |told| peer.wants.max(told + TOGETHER));
         if at < peer.due {
             self.look_at(key, at);
@@ -253,15 +276,15 @@ impl Peers {
         }
     }
 
+    /// Tells the time and takes what is said then; when it is to be looked at next is another matter.
     fn tell_time(&mut self, now: Instant, key: PeerKey) {
-        let done = self.change(key, |p| {
-            p.told = Some(now);
-            p.rtc.handle_input(Input::Timeout(now))
-        });
-        if let Some(Err(cause)) = done {
+        let Some(peer) = self.all.get_mut(&key) else { return };
+        peer.told = Some(now);
+        if let Err(cause) = peer.rtc.handle_input(Input::Timeout(now)) {
             tracing::debug!(%cause, "a connection failed at its time");
-            self.change(key, |p| p.rtc.disconnect());
+            peer.rtc.disconnect();
         }
+        self.take(key);
     }
 
     /// Gives a datagram to whose it is; one that is nobody's is dropped.

@@ -2,7 +2,7 @@
 
 use crate::forward::Forward;
 use crate::model::{Config, Event, Grants, IceServer, Join, LeaveReason, Output, SessionId};
-use crate::peers::{PeerKey, Peers, TrackKey};
+use crate::peers::{ByKey, PeerKey, Peers, TrackKey};
 use crate::speakers::Voice;
 use livekit_protocol as proto;
 use rand::{Rng as _, SeedableRng as _};
@@ -125,9 +125,9 @@ pub struct Sfu {
     pub(crate) config: Config,
     pub(crate) peers: Peers,
     pub(crate) rooms: HashMap<String, Room>,
-    pub(crate) sessions: HashMap<SessionId, Session>,
-    pub(crate) tracks: HashMap<TrackKey, Track>,
-    pub(crate) downs: HashMap<DownKey, Down>,
+    pub(crate) sessions: ByKey<Session>,
+    pub(crate) tracks: ByKey<Track>,
+    pub(crate) downs: ByKey<Down>,
     pub(crate) by_mid: HashMap<(PeerKey, Mid), DownKey>,
     pub(crate) out: VecDeque<Output>,
     pub(crate) next: u64,
@@ -150,9 +150,9 @@ impl Sfu {
             config,
             peers: Peers::default(),
             rooms: HashMap::new(),
-            sessions: HashMap::new(),
-            tracks: HashMap::new(),
-            downs: HashMap::new(),
+            sessions: ByKey::default(),
+            tracks: ByKey::default(),
+            downs: ByKey::default(),
             by_mid: HashMap::new(),
             out: VecDeque::new(),
             next: 0,

@@ -307,6 +307,27 @@ fn what_comes_together_goes_out_together() {
 }
 
 #[test]
+fn listeners_in_silence_are_not_told_the_time_forty_times_a_second() {
+    let mut w = World::new();
+    for n in 0..8 {
+        w.enter(&format!("listener {n}"));
+    }
+    w.run(2_000);
+    let end = w.now + Duration::from_secs(1);
+    let mut woken = 0;
+    loop {
+        w.now = w.sfu.poll_timeout().max(w.now + Duration::from_micros(100));
+        if w.now > end {
+            break;
+        }
+        w.sfu.handle_timeout(w.now);
+        w.flush();
+        woken += 1;
+    }
+    assert!((50..200).contains(&woken), "fifty looks at rates and voices, and a few at eight connections: {woken}");
+}
+
+#[test]
 fn whoever_loses_their_signalling_keeps_the_seat_for_the_grace_time_and_comes_back_as_themselves() {
     let mut w = World::new();
     let [lan, minh] = ["lan", "minh"].map(|n| w.enter(n));

@@ -1633,6 +1633,14 @@ impl Rtc {
             return Ok(Some(Output::Timeout(self.poll_timeout())));
         }
 
+        // Nothing has changed since everything was asked, but that media left.
+        if self.readiness.was_walked() {
+            if let Some(t) = self.poll_media() {
+                return Ok(Some(Output::Transmit(t)));
+            }
+            self.readiness.clear_walked();
+        }
+
         while let Some(e) = self.ice.poll_event() {
             match e {
                 IceAgentEvent::IceRestart(_) => {
@@ -1873,17 +1881,17 @@ impl Rtc {
 
         if let Some(send) = &self.send_addr {
             // These can only be sent after we got an ICE connection.
-            let datagram = None
-                .or_else(|| self.dtls.poll_packet())
-                .or_else(|| self.session.poll_datagram(self.last_now));
-
-            if let Some(contents) = datagram {
+            if let Some(contents) = self.dtls.poll_packet() {
                 let t = net::Transmit {
                     proto: send.proto,
                     source: send.source,
                     destination: send.destination,
                     contents,
                 };
+                return Ok(Some(Output::Transmit(t)));
+            }
+            if let Some(t) = self.poll_media() {
+                self.readiness.set_walked();
                 return Ok(Some(Output::Transmit(t)));
             }
         } else {
@@ -1897,6 +1905,18 @@ impl Rtc {
     }
 
     // Called only after the output pipeline has drained.
+    /// A datagram of media or its reports, once there is a way for it.
+    fn poll_media(&mut self) -> Option<net::Transmit> {
+        let send = self.send_addr.as_ref()?;
+        let contents = self.session.poll_datagram(self.last_now)?;
+        Some(net::Transmit {
+            proto: send.proto,
+            source: send.source,
+            destination: send.destination,
+            contents,
+        })
+    }
+
     fn poll_timeout(&mut self) -> Instant {
         if self.readiness.wants_timeout() {
             let stats_timeout = self.stats.as_mut().and_then(|s| s.poll_timeout());

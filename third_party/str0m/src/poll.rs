@@ -151,6 +151,9 @@ impl Drop for Mutation<'_> {
 pub(crate) struct Readiness {
     events: bool,
     timeout: bool,
+    /// The event pipeline was walked up to the media, and nothing has been
+    /// woken since: more media may be all there is.
+    walked: bool,
 }
 
 impl Readiness {
@@ -159,7 +162,20 @@ impl Readiness {
         Readiness {
             events: true,
             timeout: true,
+            walked: false,
         }
+    }
+
+    pub(crate) fn was_walked(&self) -> bool {
+        self.walked
+    }
+
+    pub(crate) fn set_walked(&mut self) {
+        self.walked = true;
+    }
+
+    pub(crate) fn clear_walked(&mut self) {
+        self.walked = false;
     }
 
     pub(crate) fn wants_events(&self) -> bool {
@@ -180,6 +196,7 @@ impl Readiness {
 
     /// Hand out an armed guard for a mutable descent into the tree.
     pub(crate) fn wake(&mut self) -> Wake<'_> {
+        self.walked = false;
         Wake {
             readiness: self,
             events: true,
@@ -228,6 +245,7 @@ impl Readiness {
         Self {
             events: false,
             timeout: false,
+            walked: false,
         }
     }
 }
@@ -327,7 +345,7 @@ mod tests {
     fn narrowing_preserves_other_operations() {
         for events in [false, true] {
             for timeout in [false, true] {
-                let mut readiness = Readiness { events, timeout };
+                let mut readiness = Readiness { events, timeout, walked: false };
                 {
                     let mut wake = readiness.wake();
                     wake.no_events();

@@ -50,6 +50,9 @@ pub struct LeakyBucketPacer {
     completed_probe: Option<TwccClusterId>,
     /// Gates poll_queue() until handle_timeout() is called after packet emission.
     needs_timeout_before_next_poll: bool,
+    /// The last unpaced packet goes: once it is registered, it is known when
+    /// padding is due.
+    last_goes: bool,
 }
 
 impl Pacer for LeakyBucketPacer {
@@ -83,6 +86,7 @@ impl Pacer for LeakyBucketPacer {
     ) -> Option<PaddingRequest> {
         // Clear the gate when time advances
         self.needs_timeout_before_next_poll = false;
+        self.last_goes = false;
 
         // Clear the poll time - it will be recalculated below if needed.
         // This is important because if we return early (e.g., next_poll_queue is already set),
@@ -130,6 +134,10 @@ impl Pacer for LeakyBucketPacer {
 
         let next = self.next_poll_queue.take()?;
 
+        if self.let_unpaced_go(next) {
+            return Some((next, None));
+        }
+
         // Mark that we need timeout before next poll
         self.needs_timeout_before_next_poll = true;
         self.request_immediate_timeout();
@@ -160,10 +168,46 @@ impl Pacer for LeakyBucketPacer {
         if let Some(cluster_id) = self.check_probe_complete_internal(now) {
             self.completed_probe = Some(cluster_id);
         }
+
+        if std::mem::take(&mut self.last_goes) {
+            self.next_poll_time = self.next_poll(now).map(|(at, _)| at);
+        }
     }
 }
 
 impl LeakyBucketPacer {
+    /// Counts one packet off an unpaced queue, and says whether it may go
+    /// without being told the time for it.
+    ///
+    /// Nothing depends on the time then: unpaced packets leave as soon as they
+    /// are there, and no probe wants to be fed by them. When the last of all
+    /// has gone, time is wanted for padding only: what is queued next asks by
+    /// itself.
+    fn let_unpaced_go(&mut self, next: MidRid) -> bool {
+        if !self.probe_queue.is_empty() {
+            return false;
+        }
+        let Some(state) = self.queue_states.iter_mut().find(|q| q.midrid == next) else {
+            return false;
+        };
+        if !state.unpaced || state.snapshot.packet_count == 0 {
+            return false;
+        }
+        state.snapshot.packet_count -= 1;
+        if state.snapshot.packet_count > 0 {
+            self.next_poll_queue = Some(next);
+            return true;
+        }
+        state.snapshot.first_unsent = None;
+        if self.queue_states.iter().any(|q| q.snapshot.packet_count > 0) {
+            return false;
+        }
+        self.needs_timeout_before_next_poll = true;
+        self.next_poll_time = None;
+        self.last_goes = true;
+        true
+    }
+
     pub fn new(initial_pacing_bitrate: Bitrate) -> Self {
         const DEFAULT_QUEUE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -182,6 +226,7 @@ impl LeakyBucketPacer {
             probe_queue: VecDeque::new(),
             completed_probe: None,
             needs_timeout_before_next_poll: true,
+            last_goes: false,
         }
     }
 
