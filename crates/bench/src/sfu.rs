@@ -505,6 +505,16 @@ fn show(name: &str, s: &Seen) {
     );
 }
 
+/// Only these, and without the other server: `SFU_ROOMS=120x5,1x50` is 120 rooms of five receivers, then one of fifty.
+fn only() -> Result<Option<Vec<(usize, usize)>>> {
+    let Ok(wanted) = std::env::var("SFU_ROOMS") else { return Ok(None) };
+    let pair = |s: &str| -> Result<(usize, usize)> {
+        let (rooms, each) = s.split_once('x').context("SFU_ROOMS is like 120x5,1x50")?;
+        Ok((rooms.parse()?, each.parse()?))
+    };
+    wanted.split(',').map(pair).collect::<Result<_>>().map(Some)
+}
+
 /// Both servers, in turn.
 pub fn run() -> Result<()> {
     // The load has a core of its own.
@@ -513,9 +523,14 @@ pub fn run() -> Result<()> {
     let ip = *sc_media::transport::network::addresses().iter().find(|a| a.is_ipv4()).context("this machine has no network address")?;
     let route = String::from_utf8(Command::new("ip").args(["-o", "addr", "show", "to", &format!("{ip}/32")]).output()?.stdout)?;
     let interface = route.split_whitespace().nth(1).context("no interface has the address")?.to_owned();
-    for n in [(1, 50), (1, 150), (1, 300), (1, 600), (20, 5), (60, 5), (80, 5), (100, 5), (120, 5), (100, 6)] {
-        let seen = measure(&mut Ours::start(ip)?, ip, n)?;
+    let only = only()?;
+    let all = [(1, 50), (1, 150), (1, 300), (1, 600), (20, 5), (60, 5), (80, 5), (100, 5), (120, 5), (100, 6)];
+    for n in only.as_deref().unwrap_or(&all) {
+        let seen = measure(&mut Ours::start(ip)?, ip, *n)?;
         show("ours", &seen);
+    }
+    if only.is_some() {
+        return Ok(());
     }
     if Command::new("janus").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
         println!("sfu: Janus is not installed here (apt-get install janus): no comparison");

@@ -1633,12 +1633,21 @@ impl Rtc {
             return Ok(Some(Output::Timeout(self.poll_timeout())));
         }
 
-        // Nothing has changed since everything was asked, but that media left.
+        // Nothing has changed since everything was asked, but that media left:
+        // only the session, which it left from, can have more to say.
         if self.readiness.was_walked() {
             if let Some(t) = self.poll_media() {
                 return Ok(Some(Output::Transmit(t)));
             }
             self.readiness.clear_walked();
+            if let Some(ev) = self.session.poll_event() {
+                return Ok(Some(Output::Event(ev)));
+            }
+            if let Some(ev) = self.session.poll_event_fallible(self.last_now)? {
+                return Ok(Some(Output::Event(ev)));
+            }
+            self.readiness.clear_events();
+            return Ok(Some(Output::Timeout(self.poll_timeout())));
         }
 
         while let Some(e) = self.ice.poll_event() {
