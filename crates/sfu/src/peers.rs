@@ -314,6 +314,17 @@ impl Peers {
         if let Some(known) = suspected {
             self.follow(key, known, from, (said, bytes), now);
         }
+        if asks_again(bytes) {
+            self.want_time(key, now);
+        }
+    }
+
+    /// What was asked for again leaves when the time is told next, and nothing asks str0m for that.
+    fn want_time(&mut self, key: PeerKey, now: Instant) {
+        if let Some(peer) = self.all.get_mut(&key).filter(|p| p.role == Role::Subscriber) {
+            peer.wants = now;
+            self.schedule(key);
+        }
     }
 
     /// A request that came from elsewhere moves the path when str0m found it authentic, which is to say when it is answered; the answer, among
@@ -420,6 +431,14 @@ fn is_stun(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|b| *b < 4)
 }
 
+/// RTCP that may ask for packets once more (RFC 4585, RFC 5761): all but the reports of what came when, of which there are many, alone in
+/// their datagram. Of what is sealed the first header is readable.
+fn asks_again(bytes: &[u8]) -> bool {
+    const TRANSPORT_WIDE: (u8, u8) = (15, 205);
+    let [first, kind, ..] = bytes else { return false };
+    first >> 6 == 2 && (192..224).contains(kind) && (first & 0x1f, *kind) != TRANSPORT_WIDE
+}
+
 /// Whom a STUN request asks for: the part before the colon of USERNAME (RFC 8445, 7.2.2).
 fn username(bytes: &[u8]) -> Option<&str> {
     const USERNAME: u16 = 0x0006;
@@ -441,6 +460,14 @@ fn username(bytes: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wish_for_a_packet_is_told_from_a_report_and_from_media() {
+        assert!(asks_again(&[0x81, 205, 0, 3]), "NACK");
+        assert!(asks_again(&[0x81, 201, 0, 7]), "a report, with whatever follows");
+        assert!(!asks_again(&[0x8f, 205, 0, 9]), "what came when");
+        assert!(!asks_again(&[0x80, 96, 0, 9]) && !asks_again(&[0x80, 0xe0, 0, 9]) && !asks_again(&[0, 1]) && !asks_again(&[0x80]));
+    }
 
     #[test]
     fn a_request_names_whom_it_asks_for() {

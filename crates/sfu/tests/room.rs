@@ -34,13 +34,15 @@ struct World {
     clients: Vec<Client>,
     events: Vec<Happened>,
     next: u16,
+    /// Media to that port is lost.
+    deaf: Option<u16>,
 }
 
 impl World {
     fn new() -> Self {
         let now = Instant::now();
         let config = Config { udp: vec![at(UNIT)], ..Config::default() };
-        Self { sfu: Sfu::new(config, now, 1_800_000_000_000, [3; 32]), now, clients: Vec::new(), events: Vec::new(), next: 1 }
+        Self { sfu: Sfu::new(config, now, 1_800_000_000_000, [3; 32]), now, clients: Vec::new(), events: Vec::new(), next: 1, deaf: None }
     }
 
     fn enter(&mut self, identity: &str) -> usize {
@@ -107,6 +109,7 @@ impl World {
     fn flush(&mut self) {
         while let Some(out) = self.sfu.poll_output() {
             match out {
+                Out::Transmit(t) if self.deaf.is_some_and(|p| t.destination == at(p)) && (128..192).contains(&t.contents[0]) => {}
                 Out::Transmit(t) => {
                     for c in &mut self.clients {
                         for (rtc, port) in [(&mut c.publisher, c.ports[0]), (&mut c.subscriber, c.ports[1])] {
@@ -304,6 +307,31 @@ fn what_comes_together_goes_out_together() {
         sent += usize::from(matches!(out, Out::Transmit(t) if t.destination == to && t.contents.len() > 600));
     }
     assert_eq!(sent, 5, "no packet waits for a timer");
+}
+
+#[test]
+fn what_is_asked_for_again_comes_at_once_though_nothing_else_is_sent() {
+    let mut w = World::new();
+    let [lan, minh] = ["lan", "minh"].map(|n| w.enter(n));
+    w.run(300);
+    let mid = w.publish(lan, "camera", true);
+    for n in 1..40u16 {
+        w.send(lan, mid, Some("f"), 1_000 + u64::from(n), u32::from(n) * 3_000, &picture(2, n, n.is_multiple_of(5)), None);
+        w.run(35);
+    }
+    // One is lost, the next one tells that it was, and then there are no more.
+    let before = w.clients[minh].heard.len();
+    w.deaf = Some(w.clients[minh].ports[1]);
+    w.send(lan, mid, Some("f"), 1_040, 120_000, &picture(2, 40, false), None);
+    w.run(5);
+    w.deaf = None;
+    w.send(lan, mid, Some("f"), 1_041, 123_000, &picture(2, 41, false), None);
+    let mut waited = 0;
+    while w.clients[minh].heard.len() < before + 2 {
+        w.run(5);
+        waited += 5;
+        assert!(waited <= 50, "it is asked for within 33 ms, and comes with the next look");
+    }
 }
 
 #[test]
